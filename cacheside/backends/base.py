@@ -1,0 +1,140 @@
+"""The backend protocol: what a cache server, or the memory of this process, has to promise.
+
+A backend holds, under one text key, either a **value** or a **lease**. The lease is the right to fill the key. It is
+named by a token that no other lease has ever had, and it is lost as soon as the key is invalidated, evicted or
+expires. A loaded value goes in by proving possession of a live lease, and in no other way: that is what keeps a slow
+reader from storing what it read before a write (DESIGN section 4, guarantee 1).
+
+Every call is one atomic step for its key. Every call either does what it says or raises `CacheUnavailable`; then the
+caller must assume neither that it happened nor that it did not. No call is ever sent again by a client library
+underneath: a late duplicate of a command that plants a token would bring a dead lease back to life.
+
+`Backend` is the plain form; `AsyncBackend` is the same, awaitable. One object may serve both colours: it is a
+`Backend` whose attribute `aio` is the `AsyncBackend`. A backend that never waits (`"in_process"`) serves async
+functions as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+Capability: TypeAlias = Literal["in_process", "objects", "clear", "whole_seconds", "stores"]
+"""What a backend can do beyond the protocol.
+
+in_process     it never waits, holds nothing that another process sees, and async functions may call its plain form
+objects        `stored` is any live Python object, kept and returned as it is; without it `stored` is bytes
+clear          `clear(prefix)` drops just the keys that begin with `prefix`; without it only all keys of the server
+whole_seconds  its ttl is rounded up to seconds: the exact expiry has to travel inside `stored`
+stores         it keeps what it is given; without it (null) every lookup is known to be useless and none is made
+"""
+
+
+class Hit(NamedTuple):
+    """The key holds a value.
+
+    `stored` is what `fill` was given. `seen` names this very entry, for `replace`.
+    """
+
+    stored: Any
+    seen: Any
+
+
+class Leased(NamedTuple):
+    """There was nothing, and this caller now holds the lease `token`: it should load and then `fill` or `release`."""
+
+    token: Any
+
+
+class Busy(NamedTuple):
+    """There is no value, and somebody else holds the lease."""
+
+
+class Size(NamedTuple):
+    """How many entries there are, and may be; None where the backend cannot say without I/O."""
+
+    entries: int | None
+    limit: int | None
+
+
+Answer: TypeAlias = Hit | Leased | Busy
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A cache for plain functions. All keys are non-empty text of visible ASCII; durations are seconds."""
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What this backend can do beyond the protocol."""
+
+    @property
+    def aio(self) -> AsyncBackend | None:
+        """The same cache for async functions, or None if there is none."""
+
+    def lookup(self, key: str, lease: float) -> Answer:
+        """The value, or else the lease for `lease` seconds, or else word that another holds it. One round trip."""
+
+    def replace(self, key: str, seen: Any, lease: float) -> Leased | Busy:
+        """Turn the entry `seen`, which is of no use to the caller, into a lease of the caller's.
+
+        Only if the key still holds that very entry, or nothing: else `Busy`, and the caller looks up again.
+        """
+
+    def fill(self, key: str, token: Any, stored: Any, ttl: float | None) -> bool:
+        """Store under the lease `token` for `ttl` seconds (None: no expiry). False: refused, the lease is lost.
+
+        Raises:
+            NotCacheableError: the server will not hold something of this size or kind. The lease may be lost by it.
+        """
+
+    def release(self, key: str, token: Any) -> bool:
+        """Give the lease back unused. True: it was alive until now."""
+
+    def invalidate(self, keys: Sequence[str]) -> None:
+        """Drop values *and kill leases* of all keys. When it returns, no older load can ever be filled.
+
+        Where several servers are involved all are tried before `CacheUnavailable` is raised.
+        """
+
+    def clear(self, prefix: str | None) -> None:
+        """Drop all keys that begin with `prefix`, leases included; None: everything on the server.
+
+        A backend without the capability "clear" is only ever given None.
+        """
+
+    def size(self) -> Size:
+        """Entries now and at most, without I/O."""
+
+    def close(self) -> None:
+        """Give connections back. The next call opens new ones: closing is not the end."""
+
+
+@runtime_checkable
+class AsyncBackend(Protocol):
+    """A cache for async functions: `Backend`, awaitable. It may be used from several event loops."""
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What this backend can do beyond the protocol."""
+
+    async def lookup(self, key: str, lease: float) -> Answer:
+        """See `Backend.lookup`."""
+
+    async def replace(self, key: str, seen: Any, lease: float) -> Leased | Busy:
+        """See `Backend.replace`."""
+
+    async def fill(self, key: str, token: Any, stored: Any, ttl: float | None) -> bool:
+        """See `Backend.fill`."""
+
+    async def release(self, key: str, token: Any) -> bool:
+        """See `Backend.release`."""
+
+    async def invalidate(self, keys: Sequence[str]) -> None:
+        """See `Backend.invalidate`."""
+
+    async def clear(self, prefix: str | None) -> None:
+        """See `Backend.clear`."""
+
+    async def close(self) -> None:
+        """Close what belongs to the running event loop."""
