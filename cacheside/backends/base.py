@@ -10,7 +10,8 @@ caller must assume neither that it happened nor that it did not. No call is ever
 underneath: a late duplicate of a command that plants a token would bring a dead lease back to life.
 
 `Backend` is the plain form; `AsyncBackend` is the same, awaitable. One object may serve both colours: it is a
-`Backend` whose attribute `aio` is the `AsyncBackend`. A backend that never waits (`"in_process"`) serves async
+`Backend` whose attribute `aio` is the `AsyncBackend`; should it lack the plain form just now (a client was not given), its
+attribute `plain` is None. A backend that never waits (`"in_process"`) serves async
 functions as it is.
 """
 
@@ -19,11 +20,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-Capability: TypeAlias = Literal["in_process", "objects", "clear", "whole_seconds", "stores"]
+Capability: TypeAlias = Literal["in_process", "objects", "copies", "clear", "whole_seconds", "stores"]
 """What a backend can do beyond the protocol.
 
 in_process     it never waits, holds nothing that another process sees, and async functions may call its plain form
 objects        `stored` is any live Python object, kept and returned as it is; without it `stored` is bytes
+copies         objects are to be copied on the way in and out, so that callers may change what they get
 clear          `clear(prefix)` drops just the keys that begin with `prefix`; without it only all keys of the server
 whole_seconds  its ttl is rounded up to seconds: the exact expiry has to travel inside `stored`
 stores         it keeps what it is given; without it (null) every lookup is known to be useless and none is made

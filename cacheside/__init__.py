@@ -1,0 +1,44 @@
+"""Cache-aside for Python: decorated reads and writes over memory, Redis and Memcached, never stale by a race.
+
+>>> from cacheside import cached, invalidates
+>>> @cached(key="user:{user_id}", ttl=300)
+... def get_user(user_id: int) -> dict: ...
+>>> @invalidates("user:{user_id}")
+... def rename_user(user_id: int, name: str) -> None: ...
+"""
+
+from .cache import Cache, cached, configure, default_cache, invalidates
+from .errors import (
+    CachesideError,
+    CacheUnavailable,
+    CacheWarning,
+    ConfigurationError,
+    InvalidKeyError,
+    MissingExtraError,
+    RecursiveLoadError,
+)
+from .keys import quote
+from .stats import CacheInfo, Stats
+from .wrappers import AsyncCached, Cached
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncCached",
+    "Cache",
+    "CacheInfo",
+    "CacheUnavailable",
+    "CacheWarning",
+    "Cached",
+    "CachesideError",
+    "ConfigurationError",
+    "InvalidKeyError",
+    "MissingExtraError",
+    "RecursiveLoadError",
+    "Stats",
+    "cached",
+    "configure",
+    "default_cache",
+    "invalidates",
+    "quote",
+]

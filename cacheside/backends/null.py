@@ -1,0 +1,65 @@
+"""No cache at all: for tests, and for switching off. Every call goes to the store; nothing is looked up or shared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..errors import ConfigurationError
+from . import urls
+from .base import AsyncBackend, Busy, Capability, Leased, Size
+
+
+class NullBackend:
+    """A backend that keeps nothing. Lacking the capability "stores", it is not even asked by decorated functions."""
+
+    @classmethod
+    def from_url(cls, url: str, *, timeout: float, clock: Callable[[], float]) -> NullBackend:
+        """``null://``."""
+        parts, options = urls.split(url)
+        if parts.netloc or parts.path:
+            raise ConfigurationError(f"the null cache has no host and no path: 'null://', not {urls.masked(url)!r}")
+        urls.refuse_unknown(url, options, ())
+        return cls()
+
+    def __repr__(self) -> str:
+        return "null://"
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """See `Backend.capabilities`."""
+        return frozenset({"in_process", "objects", "clear"})
+
+    @property
+    def aio(self) -> AsyncBackend | None:
+        """None: it never waits."""
+        return None
+
+    def lookup(self, key: str, lease: float) -> Leased:
+        """Always a lease, and one that is worth nothing."""
+        return Leased(None)
+
+    def replace(self, key: str, seen: Any, lease: float) -> Leased | Busy:
+        """As `lookup`."""
+        return Leased(None)
+
+    def fill(self, key: str, token: Any, stored: Any, ttl: float | None) -> bool:
+        """Refused."""
+        return False
+
+    def release(self, key: str, token: Any) -> bool:
+        """There was none."""
+        return False
+
+    def invalidate(self, keys: Sequence[str]) -> None:
+        """There is nothing to drop."""
+
+    def clear(self, prefix: str | None) -> None:
+        """There is nothing to drop."""
+
+    def size(self) -> Size:
+        """None, and none possible."""
+        return Size(0, 0)
+
+    def close(self) -> None:
+        """Nothing to give back."""

@@ -1,0 +1,164 @@
+"""The decorator of reads in all its call forms, typed so that a decorated function keeps its signature."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Coroutine
+from typing import Any, ParamSpec, Protocol, TypeVar, overload
+
+from .errors import ConfigurationError
+from .expiry import UNSET, Duration, OrUnset, Ttl
+from .functions import Function, Home, async_shell, sync_shell
+from .keymaker import is_coroutine, is_generator
+from .options import Options
+from .serializers import Serializer
+from .wrappers import AsyncCached, AsyncUnboundCached, Cached, Kind, UnboundCached, wrap
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class CachedDecorator(Protocol):
+    """What ``cached(...)`` with options gives: a decorator that keeps the signature."""
+
+    @overload
+    def __call__(self, fn: classmethod[Any, P, Coroutine[Any, Any, T]], /) -> AsyncUnboundCached[P, T]: ...
+    @overload
+    def __call__(self, fn: classmethod[Any, P, R], /) -> UnboundCached[P, R]: ...
+    @overload
+    def __call__(self, fn: staticmethod[P, Coroutine[Any, Any, T]], /) -> AsyncUnboundCached[P, T]: ...
+    @overload
+    def __call__(self, fn: staticmethod[P, R], /) -> UnboundCached[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, T]], /) -> AsyncCached[P, T]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Cached[P, R]: ...
+    def __call__(self, fn: Any, /) -> Any:
+        """The cached form of `fn`."""
+
+
+class CachedFactory:
+    """The decorator `cached`, of the default cache or of one `Cache`.
+
+    ``@cached``, ``@cached()``, ``@cached(ttl=60)``, ``@cached("user:{user_id}", 60)``; on functions, methods,
+    classmethods and staticmethods (over those two, not under), plain and async.
+    """
+
+    def __init__(self, home: Callable[[], Home], bound: bool) -> None:
+        self._home = home
+        self._bound = bound
+
+    @overload
+    def __call__(self, fn: classmethod[Any, P, Coroutine[Any, Any, T]], /) -> AsyncUnboundCached[P, T]: ...
+    @overload
+    def __call__(self, fn: classmethod[Any, P, R], /) -> UnboundCached[P, R]: ...
+    @overload
+    def __call__(self, fn: staticmethod[P, Coroutine[Any, Any, T]], /) -> AsyncUnboundCached[P, T]: ...
+    @overload
+    def __call__(self, fn: staticmethod[P, R], /) -> UnboundCached[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, T]], /) -> AsyncCached[P, T]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Cached[P, R]: ...
+    @overload
+    def __call__(
+        self,
+        key: str,
+        /,
+        ttl: Ttl | OrUnset = UNSET,
+        *,
+        jitter: float = 0.0,
+        cache_if: Callable[[Any], object] | None = None,
+        cache_exceptions: tuple[type[Exception], ...] = (),
+        negative_ttl: Duration = 30,
+        version: str | int = "",
+        serializer: str | Serializer | None = None,
+    ) -> CachedDecorator: ...
+    @overload
+    def __call__(
+        self,
+        *,
+        key: str | Callable[..., str] | None = None,
+        ttl: Ttl | OrUnset = UNSET,
+        jitter: float = 0.0,
+        cache_if: Callable[[Any], object] | None = None,
+        cache_exceptions: tuple[type[Exception], ...] = (),
+        negative_ttl: Duration = 30,
+        ignore: Collection[str] = (),
+        version: str | int = "",
+        serializer: str | Serializer | None = None,
+    ) -> CachedDecorator: ...
+    def __call__(
+        self,
+        target: Any = None,
+        /,
+        ttl: Ttl | OrUnset = UNSET,
+        *,
+        key: str | Callable[..., str] | None = None,
+        jitter: float = 0.0,
+        cache_if: Callable[[Any], object] | None = None,
+        cache_exceptions: tuple[type[Exception], ...] = (),
+        negative_ttl: Duration = 30,
+        ignore: Collection[str] = (),
+        version: str | int = "",
+        serializer: str | Serializer | None = None,
+    ) -> Any:
+        """Cache what a function returns.
+
+        A call looks in the cache first; on a miss it calls the function and stores the result. Concurrent callers of
+        one key share one load, in this process and, while its lease lives, across processes. What was loaded before an
+        invalidation is never stored after it.
+
+        Args:
+            key: a template over the parameters (``"user:{user_id}"``, ``"user:{user.id}:{day:%Y-%m}"``), or, only as
+                ``key=``, a callable with the same arguments that returns the key. Without it the key is the
+                function's name and all arguments, typed.
+            ttl: how long a result is kept: seconds, a timedelta, None for ever, or a callable of the result that
+                returns one of these (0 or less: not stored). Default: the cache's `ttl`.
+            jitter: a fraction; each ttl is shortened by a random part of up to this much.
+            cache_if: a callable of the result; a result for which it is false is returned, not stored.
+            cache_exceptions: exactly these exceptions are stored, and raised again on hits. Others never are.
+            negative_ttl: how long a stored exception is kept.
+            ignore: parameters left out of a key made from the arguments.
+            version: of the value's shape. A value stored under another version is a miss, and is replaced.
+            serializer: a name or a `Serializer`, for this function; checked, though unused, on a memory cache.
+
+        Raises:
+            ConfigurationError: an option that cannot work, a template that does not fit, a generator function.
+        """
+        if isinstance(target, str):
+            if key is not None:
+                raise ConfigurationError(f"the key was given twice: {target!r} and key={key!r}")
+            key, target = target, None
+        options = Options(
+            key=key,
+            ttl=ttl,
+            jitter=jitter,
+            cache_if=cache_if,
+            cache_exceptions=tuple(cache_exceptions),
+            negative_ttl=negative_ttl,
+            ignore=ignore,
+            version=str(version) if isinstance(version, int) and not isinstance(version, bool) else version,
+            serializer=serializer,
+        )
+        if target is None:
+            return lambda fn: self._decorate(fn, options)
+        return self._decorate(target, options)
+
+    def _decorate(self, target: Any, options: Options) -> Any:
+        fn: Any = target
+        kind: Kind = "function"
+        if isinstance(target, (classmethod, staticmethod)):
+            fn, kind = target.__func__, "classmethod" if isinstance(target, classmethod) else "staticmethod"
+        if not callable(fn) or inspect.isclass(fn):
+            raise ConfigurationError(f"@cached decorates a function, not {fn!r}")
+        if is_generator(fn):
+            raise ConfigurationError(
+                f"{getattr(fn, '__qualname__', fn)!r} is a generator, which can be consumed only once: return a list"
+            )
+        function = Function(fn, options, self._home)
+        if self._bound:
+            function.runtime()  # what cannot work on this very cache is said now
+        return wrap(function, async_shell(function) if is_coroutine(fn) else sync_shell(function), kind)
+

@@ -1,0 +1,410 @@
+"""What to do with a call: the one place that decides it, for sync and async alike.
+
+The rules, in words (DESIGN section 4 has the theory, `flight.py` the rule of sharing):
+
+1. Look up. A hit is returned. A miss gives this caller the lease, or tells that another has it.
+2. With the lease: load, *seal* the flight, then fill (or release the lease, where there is nothing to store). A fill
+   is accepted only while the lease lives, so a load that began before an invalidation is never stored after it.
+3. Without it: join the flight of this process for the key, or lead one that polls for the lease or the value.
+4. Whoever may not take the outcome of the flight it joined, and whoever meets a broken cache or a pending
+   invalidation, goes to the queue of loads that fill nothing: one runs, one is next.
+5. Every wait ends after `lease` seconds; then the caller loads by itself.
+
+Each decision is a generator that yields steps and is sent their answers. It does no I/O and never waits: the two
+drivers in `functions.py` do. A step's exception is sent back as a value (`Failed`, or `Raised` for a load); only a
+cancellation or an exit (a BaseException) is thrown in, and then the generator cleans up and lets it pass.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import warnings
+from collections.abc import Callable, Collection, Generator, Iterable
+from typing import Any, NamedTuple, TypeAlias
+
+from .backends.base import AsyncBackend, Backend, Capability, Hit, Leased, Size
+from .envelope import Codec, Miss, Outcome, Raised, is_one_shot
+from .errors import CacheWarning, ConfigurationError, NotCacheableError, RecursiveLoadError
+from .expiry import Expiry
+from .flight import NOTHING, Flight, Flights, running_loop
+from .health import Health
+from .pending import Pending
+from .stats import Counters, StatsBook
+
+POLL_FIRST, POLL_LAST = 0.004, 0.05  # seconds between two looks at a lease that another process holds; jittered
+AGAIN = object()
+
+
+class Ask(NamedTuple):
+    """Call a method of the backend; the answer is what it returns, or Failed."""
+
+    verb: str
+    args: tuple[Any, ...]
+
+
+class Load(NamedTuple):
+    """Call the user's function, inside the load of `flight`; the answer is its Outcome."""
+
+    flight: Flight
+
+
+class Wait(NamedTuple):
+    """Wait for the end of a flight, so many seconds at most; the answer is whether it ended."""
+
+    flight: Flight
+    seconds: float
+
+
+class Pause(NamedTuple):
+    """Sleep so many seconds."""
+
+    seconds: float
+
+
+class Abandon(NamedTuple):
+    """Release a lease on the way out of a cancelled call: nobody waits for the answer, nor cares for it."""
+
+    key: str
+    token: Any
+
+
+class Failed(NamedTuple):
+    """The answer of a backend that could not do what it was asked."""
+
+    error: Exception
+
+
+Step: TypeAlias = Ask | Load | Wait | Pause | Abandon
+Steps: TypeAlias = Generator[Step, Any, Outcome]
+
+
+class Core:
+    """What all functions on one cache share in this process.
+
+    Args:
+        label: how the log calls the cache; never with a password.
+        backend: the plain form; None if it has only the awaitable one.
+        aio: the awaitable form; None if it has only the plain one.
+        prefix: what every key begins with on the backend: the namespace, escaped, and a colon; empty in memory.
+        lease: seconds after which a load may no longer be filled, and every wait ends.
+    """
+
+    def __init__(self, label: str, backend: Backend | None, aio: AsyncBackend | None, prefix: str, lease: float) -> None:
+        self.label = label
+        self.backend = backend
+        self.aio = aio
+        self.prefix = prefix
+        self.lease = lease
+        either = backend or aio
+        assert either is not None  # Cache has made sure of it
+        self.capabilities: frozenset[Capability] = either.capabilities
+        self.flights = Flights()
+        self.pending = Pending()
+        self.health = Health(label)
+        self.book = StatsBook()
+
+    def invalidate(self, keys: Collection[str]) -> Steps:
+        """Drop `keys` (as the backend knows them). If that fails they are pending: bypassed until it succeeds.
+
+        What is pending already goes with them.
+        """
+        before = self.pending.snapshot()
+        try:
+            answer = yield Ask("invalidate", ((*keys, *(key for key in before.counts if key not in keys)),))
+        except BaseException:  # cancelled in it: whether it arrived is not known, so it counts as failed
+            self.undelivered(keys)
+            raise
+        if type(answer) is Failed:
+            self.undelivered(keys)
+            self.failed(answer.error)
+            return None
+        self.recovered()
+        self.book.invalidations += len(keys)
+        if before.counts:
+            self.pending.settle(before._replace(overflows=0))
+        return None
+
+    def deliver(self) -> Steps:
+        """Try to deliver what is pending, if it is time to."""
+        due = self.pending.due(time.monotonic())
+        if due is None:
+            return None
+        if due.overflows and "clear" not in self.capabilities:
+            return None  # only `cache.clear(everything=True)` can help; the log has said so
+        ask = Ask("clear", (self.prefix or None,)) if due.overflows else Ask("invalidate", (tuple(due.counts),))
+        answer = yield ask
+        if type(answer) is Failed:
+            self.failed(answer.error)
+        else:
+            self.recovered()
+            self.book.invalidations += len(due.counts)
+            self.pending.settle(due)
+        return None
+
+    def clear(self, prefix: str | None) -> Steps:
+        """Drop all keys that begin with `prefix`; None: everything.
+
+        Raises:
+            CacheUnavailable: the server did not answer.
+        """
+        before = self.pending.snapshot()
+        answer = yield Ask("clear", (prefix,))
+        if type(answer) is Failed:
+            self.failed(answer.error)
+            raise answer.error
+        self.recovered()
+        self.pending.settle(before)
+        return None
+
+    def require(self, sync: bool) -> None:
+        """That there is a client of the caller's colour.
+
+        Raises:
+            ConfigurationError: there is none.
+        """
+        if self.backend is None and sync:
+            raise ConfigurationError(f"{self.label} has only an async client: plain functions need a plain one as well")
+        if not sync and self.aio is None and "in_process" not in self.capabilities:
+            raise ConfigurationError(f"{self.label} has only a plain client: async functions need an async one as well")
+
+    def size(self) -> Size:
+        """Entries now and at most, as far as is known without I/O."""
+        return Size(None, None) if self.backend is None else self.backend.size()
+
+    def failed(self, error: Exception) -> None:
+        """A command failed. Mistakes of configuration are raised: no waiting will mend them."""
+        if isinstance(error, ConfigurationError):
+            raise error
+        self.health.failed(error)
+
+    def recovered(self) -> None:
+        """A command succeeded."""
+        if self.health.failing:
+            self.health.recovered()
+
+    def undelivered(self, keys: Iterable[str]) -> None:
+        """Note that the invalidation of `keys` did not arrive, as far as is known."""
+        overflowed = self.pending.overflowed
+        self.pending.add(keys)
+        self.book.undelivered += 1
+        if self.pending.overflowed and not overflowed:
+            self.health.overflowed("clear" in self.capabilities)
+
+
+class Policy(NamedTuple):
+    """What a function asked for."""
+
+    name: str
+    where: tuple[str, int, str]
+    """File, line and module of the function, for warnings."""
+    expiry: Expiry
+    cache_if: Callable[[Any], object] | None
+    cache_exceptions: tuple[type[BaseException], ...]
+
+
+class Reader:
+    """The reads of one function on one cache."""
+
+    def __init__(self, core: Core, policy: Policy, codec: Codec, counters: Counters) -> None:
+        self.core = core
+        self.policy = policy
+        self.codec = codec
+        self.counters = counters
+        self._warned = False
+
+    def read(self, key: str, sync: bool) -> Steps:
+        """One call of the cached function whose key (as the backend knows it) is `key`.
+
+        Races, and what closes each: a writer between lookup and fill: the lease, which its invalidation kills. A writer
+        between fill and a follower's return: the follower joined before sealing, so it arrived before that write ended.
+        A writer whose invalidation failed: `pending`, asked before the lookup is sent.
+        """
+        core = self.core
+        if core.pending:
+            yield from core.deliver()
+            if core.pending.blocks(key):
+                self.counters.misses += 1
+                return (yield from self._bypass(key, core.flights.tick(), sync))
+        answer = yield Ask("lookup", (key, core.lease))
+        if type(answer) is Hit:
+            outcome = self.codec.decode(answer.stored)
+            if type(outcome) is not Miss:
+                self.counters.hits += 1
+                if core.health.failing:
+                    core.recovered()
+                return outcome
+        self.counters.misses += 1
+        return (yield from self._miss(key, answer, sync))
+
+    def _miss(self, key: str, answer: Any, sync: bool) -> Steps:
+        core, flights, lane = self.core, self.core.flights, key + self.codec.identity
+        arrived, deadline = flights.tick(), time.monotonic() + core.lease
+        may_sleep = not sync or running_loop() is None
+        pause = POLL_FIRST
+        mine: Flight | None = None  # the flight in which this caller polls for others
+        try:
+            while True:
+                if type(answer) is Hit:
+                    outcome = self.codec.decode(answer.stored)
+                    if type(outcome) is not Miss:
+                        self.counters.coalesced += 1  # somebody else, in whatever process, has loaded and filled
+                        return outcome
+                    self.counters.undecodable += outcome is Miss.FOREIGN
+                    answer = yield Ask("replace", (key, answer.seen, core.lease))
+                if type(answer) is Failed:
+                    self._failed(answer.error)
+                    return (yield from self._bypass(key, arrived, sync))
+                core.recovered()
+                if type(answer) is Leased:
+                    flight = flights.lead(lane, mine)
+                    return (yield from self._lead(key, answer.token, flight))
+                # Busy.
+                if mine is None or not flights.is_open(mine):
+                    if mine is not None:
+                        flights.end(mine)
+                        mine = None
+                    flight, joined_open, leads = flights.meet(lane)
+                    if not leads:
+                        outcome = yield from self._follow(flight, key, arrived, joined_open, deadline, sync)
+                        if outcome is not AGAIN:
+                            return outcome
+                        answer = yield Ask("lookup", (key, core.lease))
+                        continue
+                    mine = flight
+                # Sync code on an event loop's thread never sleeps: the holder of the lease may be a task of that
+                # loop that could not register its flight yet.
+                left = deadline - time.monotonic()
+                if left <= 0 or not may_sleep:
+                    return (yield from self._bypass(key, arrived, sync))
+                yield Pause(min(left, pause * random.uniform(0.5, 1.0)))
+                pause = min(POLL_LAST, pause * 2)
+                answer = yield Ask("lookup", (key, core.lease))
+        finally:
+            if mine is not None:
+                flights.end(mine)  # whatever happened, nobody waits for a caller that has gone
+
+    def _follow(self, flight: Flight, key: str, arrived: int, joined_open: bool, deadline: float, sync: bool) -> Steps:
+        """Wait for a flight that another leads. AGAIN: look up again."""
+        self._refuse_recursion(flight, key)
+        if _would_block(flight, sync):
+            return (yield from self._alone(key))
+        left = deadline - time.monotonic()
+        if left <= 0 or not (yield Wait(flight, left)):
+            return (yield from self._bypass(key, arrived, sync))
+        if flight.serves(arrived, joined_open):
+            self.counters.coalesced += 1
+            return self.codec.share(flight.outcome)
+        if flight.outcome is NOTHING or flight.proven:
+            return AGAIN  # abandoned; or it was sealed before this caller came, and the value is in the cache now
+        return (yield from self._bypass(key, arrived, sync))  # refused: it must not happen to the same caller twice
+
+    def _lead(self, key: str, token: Any, flight: Flight) -> Steps:
+        """Load and fill, with the lease `token`."""
+        flights, counters = self.core.flights, self.counters
+        try:
+            flights.begin(flight)
+            counters.loads += 1
+            outcome = yield Load(flight)
+            try:
+                kept = self._to_keep(outcome)
+            except Exception as error:  # of the user's cache_if= or ttl=, or a warning made an error
+                outcome, kept = Raised(error), None
+            flights.seal(flight)
+            if kept is None:
+                answer = yield Ask("release", (key, token))
+            else:
+                answer = yield Ask("fill", (key, token, *kept))
+                if type(answer) is Failed and isinstance(answer.error, NotCacheableError):
+                    self._uncacheable(answer.error)
+                    answer = yield Ask("release", (key, token))
+                elif answer is False:
+                    counters.refused += 1
+            if type(answer) is Failed:  # a fill without an answer counts as refused
+                self._failed(answer.error)
+        except BaseException:
+            flights.end(flight)
+            yield Abandon(key, token)
+            raise
+        flights.end(flight, NOTHING if is_one_shot(outcome) else outcome, proven=answer is True)
+        return outcome
+
+    def _bypass(self, key: str, arrived: int, sync: bool) -> Steps:
+        """Load and fill nothing, in the queue: the load running now and the next serve everybody who is here."""
+        core, flights = self.core, self.core.flights
+        self.counters.bypassed += 1
+        deadline = time.monotonic() + core.lease
+        flight, leads = flights.enqueue(key + self.codec.identity)
+        while not leads:
+            self._refuse_recursion(flight, key)
+            left = deadline - time.monotonic()
+            if _would_block(flight, sync) or left <= 0 or not (yield Wait(flight, left)):
+                return (yield from self._alone(key))
+            if flight.serves(arrived, joined_open=False):
+                self.counters.coalesced += 1
+                return self.codec.share(flight.outcome)
+            flight, leads = flights.after(flight)
+        return (yield from self._load_only(flight))
+
+    def _alone(self, key: str) -> Steps:
+        """Load for this caller only, and fill nothing."""
+        return (yield from self._load_only(Flight(key)))
+
+    def _load_only(self, flight: Flight) -> Steps:
+        flights = self.core.flights
+        try:
+            flights.begin(flight)
+            self.counters.loads += 1
+            outcome = yield Load(flight)
+        except BaseException:
+            flights.end(flight)
+            raise
+        flights.end(flight, NOTHING if is_one_shot(outcome) else outcome)
+        return outcome
+
+    def _to_keep(self, outcome: Outcome) -> tuple[Any, float | None] | None:
+        """What to store and its ttl; None if the outcome is not to be stored."""
+        policy = self.policy
+        ttl: float | None
+        if type(outcome) is Raised:
+            # Only these very classes: a subclass could not be rebuilt as what it was from a declared class.
+            if type(outcome.error) not in policy.cache_exceptions:
+                return None
+            ttl = policy.expiry.of_error(random.random())
+        else:
+            if policy.cache_if is not None and not policy.cache_if(outcome):
+                self.counters.uncacheable += 1
+                return None
+            ttl = policy.expiry.of_value(outcome, random.random())
+            if ttl == 0:
+                self.counters.uncacheable += 1
+                return None
+        try:
+            return self.codec.encode(outcome, ttl), ttl
+        except NotCacheableError as error:
+            self._uncacheable(error)
+            return None
+
+    def _uncacheable(self, error: NotCacheableError) -> None:
+        self.counters.uncacheable += 1
+        if not self._warned:
+            self._warned = True
+            file, line, module = self.policy.where
+            message = CacheWarning(f"{self.policy.name}: the result is returned, but not cached: {error}")
+            warnings.warn_explicit(message, CacheWarning, file, line, module)
+
+    def _failed(self, error: Exception) -> None:
+        self.counters.errors += 1
+        self.core.failed(error)
+
+    def _refuse_recursion(self, flight: Flight, key: str) -> None:
+        if flight.led_here():
+            raise RecursiveLoadError(
+                f"{self.policy.name} was called for {key!r} while it is loading that very key, and would wait for "
+                "itself: call the function without the cache in there (its __wrapped__), or with another key"
+            )
+
+
+def _would_block(flight: Flight, sync: bool) -> bool:
+    """Whether waiting for `flight` would block the event loop that has to finish it."""
+    return sync and flight.loop is not None and flight.loop is running_loop()

@@ -1,0 +1,223 @@
+"""What is stored: header and payload on a server, live objects in memory; and back.
+
+On a server an entry is ``cs | format | kind | serializer | version | expiry | payload``. Whatever does not begin with
+exactly the header that this function would write (a foreign value, a newer format, another serializer or `version=`)
+is no usable value: a `Miss`, never an error. The expiry stands in it for servers that count whole seconds.
+
+An exception that was stored is kept as its class, `args` and attributes, and rebuilt without calling its `__init__`;
+the class is taken from those that the function declared, never from the data.
+"""
+
+from __future__ import annotations
+
+import copy
+import struct
+from collections.abc import Callable, Collection
+from enum import Enum
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
+
+from .errors import ConfigurationError, DecodeError, NotCacheableError
+from .serializers import Serializer
+
+FORMAT: Final = 1
+
+
+class Raised(NamedTuple):
+    """An outcome that is an exception: what a load raised, or what a stored exception was rebuilt to."""
+
+    error: BaseException
+
+
+class Miss(Enum):
+    """What is stored is of no use. Never None, which is a value like any other."""
+
+    FOREIGN = "corrupt, foreign, or of another format, version or serializer"
+    EXPIRED = "past its expiry, on a server that counts whole seconds"
+
+Outcome: TypeAlias = Any  # the value itself, or Raised: what a call ends with
+
+
+class Codec(Protocol):
+    """Outcomes to what a backend stores, and back."""
+
+    identity: str
+    """Two functions whose codecs have the same identity can read each other's entries."""
+
+    def encode(self, outcome: Outcome, ttl: float | None) -> Any:
+        """What to give to `fill`.
+
+        Raises:
+            NotCacheableError: it would not come back as what it is.
+        """
+
+    def decode(self, stored: Any) -> Outcome | Miss:
+        """The outcome, or why there is none."""
+
+    def share(self, outcome: Outcome) -> Outcome:
+        """The outcome for a caller who did not load it."""
+
+
+def _dismantle(error: BaseException) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What makes an exception again what it was: its args and its attributes.
+
+    Raises:
+        NotCacheableError: rebuilt from these it would not be the same.
+    """
+    args, state = error.args, dict(vars(error))
+    try:
+        again = _rebuild(type(error), args, state)
+        same = again.args == args and str(again) == str(error)
+    except Exception as problem:
+        raise NotCacheableError(f"{type(error).__qualname__} cannot be rebuilt from its args: {problem!r}") from error
+    if not same:
+        raise NotCacheableError(
+            f"{type(error).__qualname__} rebuilt from its args and attributes would not be the same: pass what it "
+            "needs to super().__init__()"
+        )
+    return args, state
+
+
+def _rebuild(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    error: BaseException = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class _Marked(NamedTuple):
+    """How memory keeps what is not a bare value: of a version, or an exception in pieces."""
+
+    version: str
+    value: Any
+    error: tuple[type[BaseException], tuple[Any, ...], dict[str, Any]] | None
+
+
+class LiveCodec:
+    """Objects as they are, for backends that keep objects: a hit returns the very object, as with functools.
+
+    Args:
+        version: see `cached`.
+        copies: values are deep-copied on the way in and out.
+    """
+
+    def __init__(self, version: str, copies: bool) -> None:
+        self.identity = version
+        self._version = version
+        self._copies = copies
+
+    def encode(self, outcome: Outcome, ttl: float | None) -> Any:
+        """See `Codec.encode`. What can be consumed only once is refused."""
+        if type(outcome) is Raised:
+            args, state = _dismantle(outcome.error)
+            return _Marked(self._version, None, (type(outcome.error), args, state))
+        if is_one_shot(outcome):
+            raise NotCacheableError(
+                f"a {type(outcome).__qualname__} can be consumed only once: return a list or the like instead"
+            )
+        value = self.share(outcome)
+        return _Marked(self._version, value, None) if self._version or type(value) is _Marked else value
+
+    def decode(self, stored: Any) -> Outcome | Miss:
+        """See `Codec.decode`."""
+        if type(stored) is _Marked:
+            if stored.version != self._version:
+                return Miss.FOREIGN
+            if stored.error is not None:
+                return Raised(_rebuild(*stored.error))
+            stored = stored.value
+        elif self._version:
+            return Miss.FOREIGN
+        return copy.deepcopy(stored) if self._copies else stored
+
+    def share(self, outcome: Outcome) -> Outcome:
+        """See `Codec.share`."""
+        return copy.deepcopy(outcome) if self._copies and type(outcome) is not Raised else outcome
+
+
+class WireCodec:
+    """Bytes, for servers.
+
+    Args:
+        serializer: makes the payload.
+        version: see `cached`.
+        exceptions: the classes that may be rebuilt from stored bytes.
+        now: wall clock in seconds, for servers that count whole seconds; None where the server's expiry is exact.
+    """
+
+    def __init__(
+        self,
+        serializer: Serializer,
+        version: str,
+        exceptions: Collection[type[BaseException]],
+        now: Callable[[], float] | None,
+    ) -> None:
+        self._serializer = serializer
+        self._now = now
+        self._exceptions = {f"{cls.__module__}:{cls.__qualname__}": cls for cls in exceptions}
+        self._value_header = self._header(b"v", serializer.name, version)
+        self._error_header = self._header(b"x", serializer.name, version)
+        self.identity = f"{serializer.name}\0{version}"
+
+    @staticmethod
+    def _header(kind: bytes, *texts: str) -> bytes:
+        header = b"cs" + bytes([FORMAT]) + kind
+        for text in texts:
+            raw = text.encode()
+            if len(raw) > 255:
+                raise ConfigurationError(f"the name of a serializer and version= may have up to 255 bytes: {text!r}")
+            header += bytes([len(raw)]) + raw
+        return header
+
+    def encode(self, outcome: Outcome, ttl: float | None) -> bytes:
+        """See `Codec.encode`."""
+        expiry = struct.pack(">d", 0.0 if ttl is None or self._now is None else self._now() + ttl)
+        if type(outcome) is Raised:
+            cls = type(outcome.error)
+            args, state = _dismantle(outcome.error)
+            payload = self._dumps((f"{cls.__module__}:{cls.__qualname__}", args, state))
+            return self._error_header + expiry + payload
+        return self._value_header + expiry + self._dumps(outcome)
+
+    def decode(self, stored: Any) -> Outcome | Miss:
+        """See `Codec.decode`."""
+        header = self._value_header
+        if not stored.startswith(header):
+            header = self._error_header
+            if not stored.startswith(header):
+                return Miss.FOREIGN
+        start = len(header) + 8
+        if len(stored) < start:
+            return Miss.FOREIGN
+        if self._now is not None:
+            (expiry,) = struct.unpack_from(">d", stored, start - 8)
+            if expiry and self._now() >= expiry:
+                return Miss.EXPIRED
+        try:
+            value = self._serializer.loads(stored[start:])
+            return value if header is self._value_header else self._raised(value)
+        except Exception:  # a serializer of the user's may raise anything at bytes it does not know: all are a miss
+            return Miss.FOREIGN
+
+    def share(self, outcome: Outcome) -> Outcome:
+        """See `Codec.share`."""
+        return outcome
+
+    def _dumps(self, value: object) -> bytes:
+        try:
+            return self._serializer.dumps(value)
+        except NotCacheableError:
+            raise
+        except Exception as problem:  # as in decode: a serializer of the user's may raise anything
+            raise NotCacheableError(f"the serializer {self._serializer.name!r} failed: {problem!r}") from problem
+
+    def _raised(self, value: object) -> Raised:
+        if not (isinstance(value, tuple) and len(value) == 3 and value[0] in self._exceptions):
+            raise DecodeError("not an exception that this function declared")
+        name, args, state = value
+        return Raised(_rebuild(self._exceptions[name], args, state))
+
+
+def is_one_shot(value: object) -> bool:
+    """Whether a value is used up by its first reader: an iterator, a coroutine."""
+    kind = type(value)
+    return hasattr(kind, "__next__") or hasattr(kind, "__anext__") or hasattr(kind, "__await__")

@@ -1,0 +1,181 @@
+"""A decorated read: its key, its options, its runtime on a cache, and the two shells that carry out a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from . import drivers
+from .engine import Core, Policy, Reader
+from .envelope import Codec, LiveCodec, Outcome, Raised, WireCodec
+from .expiry import Ttl
+from .keymaker import KeyMaker
+from .options import Options
+from .serializers import Serializer
+from .stats import CacheInfo
+
+
+class Switch:
+    """Caching in this process: on, unless some `testing.disabled()` block has turned it off."""
+
+    off = 0
+
+
+class Home:
+    """What a function needs of the cache it belongs to; made by `Cache`.
+
+    Args:
+        core: the shared state.
+        ttl: for functions that were given none.
+        serializer: the serializer for an option of the function; for None, the cache's own.
+        wall: wall clock in seconds.
+    """
+
+    __slots__ = ("core", "serializer", "ttl", "wall")
+
+    def __init__(
+        self,
+        core: Core,
+        ttl: Ttl,
+        serializer: Callable[[str | Serializer | None], Serializer],
+        wall: Callable[[], float],
+    ) -> None:
+        self.core = core
+        self.ttl = ttl
+        self.serializer = serializer
+        self.wall = wall
+
+
+class Runtime:
+    """One function on one cache."""
+
+    def __init__(self, function: Function, home: Home) -> None:
+        core, options = home.core, function.options
+        self.home = home
+        self.core = core
+        self.in_process = "in_process" in core.capabilities
+        self.stores = "stores" in core.capabilities
+        if not self.in_process:
+            function.keys.check_server()
+        self.counters = core.book.open(function.name, self)
+        serializer = home.serializer(options.serializer)  # checked even where it is not used: memory stands in for a server
+        codec: Codec
+        if "objects" in core.capabilities:
+            codec = LiveCodec(options.version, copies="copies" in core.capabilities)
+        else:
+            wall = home.wall if "whole_seconds" in core.capabilities else None
+            codec = WireCodec(serializer, options.version, options.cache_exceptions, wall)
+        policy = Policy(
+            function.name, function.where, options.expiry(home.ttl), options.cache_if, options.cache_exceptions
+        )
+        self.reader = Reader(core, policy, codec, self.counters)
+
+
+class Function:
+    """One decorated function: its key, its options, and its runtime on the cache that it belongs to now.
+
+    Args:
+        fn: the user's function; of a classmethod or staticmethod, the function inside.
+        options: what the decorator was given.
+        home: gives the cache at each call, since the default cache may change.
+    """
+
+    def __init__(self, fn: Callable[..., Any], options: Options, home: Callable[[], Home]) -> None:
+        self.fn = fn
+        self.options = options
+        qualname = getattr(fn, "__qualname__", type(fn).__qualname__)
+        module = getattr(fn, "__module__", None) or "?"
+        self.name = f"{module}.{qualname}"
+        code = getattr(fn, "__code__", None)
+        self.where = (code.co_filename, code.co_firstlineno, module) if code else ("<unknown>", 1, module)
+        self.keys = KeyMaker(fn, self.name, options.key, options.ignore, options.version)
+        self._home = home
+        self._runtime: Runtime | None = None
+
+    def runtime(self) -> Runtime:
+        """On the cache that the function belongs to now."""
+        home = self._home()
+        runtime = self._runtime
+        if runtime is None or runtime.home is not home:
+            runtime = self._runtime = Runtime(self, home)
+        return runtime
+
+    def text(self, runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """The key of a call, without version."""
+        return self.keys.text(self.keys.binder.bind(args, kwargs), runtime.in_process)
+
+    def key(self, *args: Any, **kwargs: Any) -> str:
+        """The full text of the key, as `.key()` shows it."""
+        return self.keys.full(self.text(self.runtime(), args, kwargs))
+
+    def info(self) -> CacheInfo:
+        """What `.cache_info()` shows."""
+        runtime = self.runtime()
+        return runtime.counters.info(runtime.core.size())
+
+    def server_key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Core, str]:
+        """The cache of a call, and its key as the backend knows it."""
+        runtime = self.runtime()
+        return runtime.core, runtime.core.prefix + self.text(runtime, args, kwargs)
+
+    def invalidate(self, *args: Any, **kwargs: Any) -> None:
+        """Drop the entry of a call, sync."""
+        core, key = self.server_key(args, kwargs)
+        drivers.invalidate(core, (key,))
+
+    async def ainvalidate(self, *args: Any, **kwargs: Any) -> None:
+        """Drop the entry of a call, async."""
+        core, key = self.server_key(args, kwargs)
+        await drivers.ainvalidate(core, (key,))
+
+
+def sync_shell(function: Function) -> Callable[..., Any]:
+    """What a call of a plain decorated function runs."""
+    fn = function.fn
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if Switch.off:
+            return fn(*args, **kwargs)
+        runtime = function.runtime()
+        if not runtime.stores:
+            _count_uncached(runtime)
+            return fn(*args, **kwargs)
+        core = runtime.core
+        steps = runtime.reader.read(core.prefix + function.text(runtime, args, kwargs), sync=True)
+        return _unwrap(drivers.drive(steps, core, lambda: fn(*args, **kwargs)))
+
+    return call
+
+
+def async_shell(function: Function) -> Callable[..., Coroutine[Any, Any, Any]]:
+    """What a call of an async decorated function runs. A real coroutine function."""
+    fn = function.fn
+
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        if Switch.off:
+            return await fn(*args, **kwargs)
+        runtime = function.runtime()
+        if not runtime.stores:
+            _count_uncached(runtime)
+            return await fn(*args, **kwargs)
+        core = runtime.core
+        steps = runtime.reader.read(core.prefix + function.text(runtime, args, kwargs), sync=False)
+        return _unwrap(await drivers.adrive(steps, core, lambda: fn(*args, **kwargs)))
+
+    return call
+
+
+def _count_uncached(runtime: Runtime) -> None:
+    counters = runtime.counters
+    counters.misses += 1
+    counters.bypassed += 1
+    counters.loads += 1
+
+
+def _unwrap(outcome: Outcome) -> Any:
+    if type(outcome) is Raised:
+        try:
+            raise outcome.error
+        finally:
+            del outcome  # the traceback holds this frame, and the frame must not hold the error: a cycle
+    return outcome

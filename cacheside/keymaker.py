@@ -1,0 +1,104 @@
+"""From the arguments of a call to the key of one decorated function."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from .canonical import default_key
+from .errors import ConfigurationError
+from .keys import Binder, Template, check_key, quote, with_version
+
+_serials = itertools.count(1)
+
+
+class KeyMaker:
+    """The keys of one function: by template, by callable, or from the arguments.
+
+    Args:
+        fn: the function; of a classmethod or staticmethod, the function inside.
+        name: what messages call it.
+        key: a template, a callable with the function's arguments, or None for a key made from the arguments.
+        ignore: parameters left out of a key made from the arguments.
+        version: part of the key, and of the envelope; empty for none.
+
+    Raises:
+        ConfigurationError: a template that does not fit the function, an unknown name in `ignore`.
+    """
+
+    def __init__(
+        self, fn: Callable[..., Any], name: str, key: str | Callable[..., str] | None, ignore: Collection[str], version: str
+    ) -> None:
+        self.binder = Binder(inspect.signature(fn))
+        self.name = name
+        self.version = version
+        names = list(self.binder.signature.parameters)
+        self._template = Template(key, names, name) if isinstance(key, str) else None
+        self._callable = None if isinstance(key, str) else key
+        if key is not None and ignore:
+            raise ConfigurationError(f"{name}: ignore= is for keys made from the arguments; leave it out beside key=")
+        if unknown := set(ignore) - set(names):
+            raise ConfigurationError(f"{name}: ignore= names {sorted(unknown)}, the parameters are {names}")
+        self._names = [each for each in names if each not in set(ignore)]
+        # Module and qualname do not tell closures apart, so each decoration has a number for keys in this process.
+        self._place = quote(fn.__module__ or "") + ":" + quote(getattr(fn, "__qualname__", name))
+        self._serial = f"#{next(_serials)}"
+        self._nameless = not hasattr(fn, "__qualname__")
+        self._local = fn.__module__ == "__main__" or self._nameless or "<" in fn.__qualname__
+
+    @property
+    def is_default(self) -> bool:
+        """Whether keys are made from the arguments."""
+        return self._template is None and self._callable is None
+
+    @property
+    def needs(self) -> list[str]:
+        """The parameters that a key depends on (all of them, as far as can be known, for a callable)."""
+        if self._template is not None:
+            return sorted(self._template.fields)
+        return list(self._names)
+
+    def check_server(self) -> None:
+        """That keys of this function mean the same in every process.
+
+        Raises:
+            ConfigurationError: two functions, or two processes, could make the same key for different things.
+        """
+        if self.is_default and self._local:
+            raise ConfigurationError(
+                f"{self.name} is a lambda, a closure or in __main__: its name does not identify it on a server that "
+                'other processes use; give it a key=, such as key="user:{user_id}"'
+            )
+
+    def text(self, values: Mapping[str, object], in_process: bool) -> str:
+        """The key of a call with these arguments, by name, without version.
+
+        Raises:
+            InvalidKeyError: the arguments make no safe key.
+        """
+        if self._template is not None:
+            return self._template.render(values)
+        if self._callable is not None:
+            signature = self.binder.signature
+            bound = inspect.BoundArguments(signature, {name: values[name] for name in signature.parameters})  # type: ignore[arg-type]  # typed as OrderedDict; a dict is ordered
+            return check_key(self._callable(*bound.args, **bound.kwargs))
+        place = self._place + self._serial if in_process else self._place
+        return default_key(place, self._names, [values[name] for name in self._names], in_process)
+
+    def full(self, text: str) -> str:
+        """`text` with the version, as `.key()` shows it."""
+        return with_version(text, self.version) if self.version else text
+
+
+def is_generator(fn: Callable[..., Any]) -> bool:
+    """Whether calling `fn` gives a generator, plain or async: nothing that a cache could keep."""
+    return inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn)
+
+
+def is_coroutine(fn: Callable[..., Any]) -> bool:
+    """Whether `fn` is async: a function, or an object whose `__call__` is."""
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004  # we need the method itself, not whether there is one
+
+

@@ -1,0 +1,52 @@
+"""The options of `cached`, checked as early as they can be: at decoration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+from . import serializers
+from .errors import ConfigurationError
+from .expiry import UNSET, Duration, Expiry, OrUnset, Ttl
+from .serializers import Serializer
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a function asked for; `cached` explains each.
+
+    Raises:
+        ConfigurationError: an option that cannot work.
+    """
+
+    key: str | Callable[..., str] | None
+    ttl: Ttl | OrUnset
+    jitter: float
+    cache_if: Callable[[Any], object] | None
+    cache_exceptions: tuple[type[BaseException], ...]
+    negative_ttl: Duration
+    ignore: Collection[str]
+    version: str
+    serializer: str | Serializer | None
+
+    def __post_init__(self) -> None:
+        if self.key is not None and not isinstance(self.key, str) and not callable(self.key):
+            raise ConfigurationError(f"key= is a template such as 'user:{{user_id}}' or a callable, not {self.key!r}")
+        if self.cache_if is not None and not callable(self.cache_if):
+            raise ConfigurationError(f"cache_if= is a callable of the result, not {self.cache_if!r}")
+        if isinstance(self.ignore, str):
+            raise ConfigurationError(f"ignore= is a tuple of parameter names: ignore=({self.ignore!r},)")
+        if not isinstance(self.version, str):
+            raise ConfigurationError(f"version= is a text or an integer, not {self.version!r}")
+        for cls in self.cache_exceptions:
+            if not (isinstance(cls, type) and issubclass(cls, Exception)):
+                raise ConfigurationError(f"cache_exceptions= holds classes of exceptions, not {cls!r}")
+        self.expiry(None)
+        if isinstance(self.serializer, str):
+            serializers.registry.get(self.serializer)
+
+    def expiry(self, ttl_default: Ttl) -> Expiry:
+        """These options as an Expiry, on a cache whose ttl is `ttl_default`."""
+        ttl = ttl_default if self.ttl is UNSET else self.ttl
+        return Expiry(ttl, self.negative_ttl, self.jitter)
