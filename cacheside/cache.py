@@ -26,7 +26,13 @@ from .writes import Write
 F = TypeVar("F", bound="Callable[..., Any] | classmethod[Any, ..., Any] | staticmethod[..., Any]")
 
 _URL_OPTIONS = ("namespace", "serializer", "ttl", "lease", "timeout")
-_DEFAULTS: dict[str, Any] = {"namespace": "cacheside", "serializer": "msgpack", "ttl": 300.0, "lease": 10.0, "timeout": 0.25}
+_DEFAULTS: dict[str, Any] = {
+    "namespace": "cacheside",
+    "serializer": "msgpack",
+    "ttl": 300.0,
+    "lease": 10.0,
+    "timeout": 0.25,
+}
 
 
 class Cache:
@@ -87,7 +93,9 @@ class Cache:
         either = plain or aio
         assert either is not None  # `_forms` has made sure of it
         kept_here = "in_process" in either.capabilities
-        if clock is not None and (not isinstance(backend, str) if kept_here else "whole_seconds" not in either.capabilities):
+        if clock is not None and (
+            not isinstance(backend, str) if kept_here else "whole_seconds" not in either.capabilities
+        ):
             raise ConfigurationError("clock= has no use here: the server, or the backend object, keeps time itself")
         prefix = "" if kept_here else f"{quote(self._namespace)}:"
         self._core = Core(label, plain, aio, prefix, lease_seconds)
@@ -174,7 +182,9 @@ class Cache:
     def __enter__(self) -> Cache:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     async def __aenter__(self) -> Cache:
@@ -224,7 +234,9 @@ def _forms(backend: Any) -> tuple[Backend | None, AsyncBackend | None]:
     elif isinstance(backend, Backend):
         plain, aio = getattr(backend, "plain", backend), backend.aio
     if plain is None and aio is None:
-        raise ConfigurationError(f"a cache is made from a URL or from an object that meets Backend, not from {backend!r}")
+        raise ConfigurationError(
+            f"a cache is made from a URL or from an object that meets Backend, not from {backend!r}"
+        )
     return plain, aio
 
 

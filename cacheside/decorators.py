@@ -1,5 +1,8 @@
 """The decorator of reads in all its call forms, typed so that a decorated function keeps its signature."""
 
+# An async function is a function too: the overloads for it overlap with those for any function, and stand first.
+# pyright: reportOverlappingOverload=false
+
 from __future__ import annotations
 
 import inspect
@@ -12,7 +15,7 @@ from .functions import Function, Home, async_shell, sync_shell
 from .keymaker import is_coroutine, is_generator
 from .options import Options
 from .serializers import Serializer
-from .wrappers import AsyncCached, AsyncUnboundCached, Cached, Kind, UnboundCached, wrap
+from .wrappers import AsyncCached, Cached, Kind, wrap
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -22,14 +25,6 @@ T = TypeVar("T")
 class CachedDecorator(Protocol):
     """What ``cached(...)`` with options gives: a decorator that keeps the signature."""
 
-    @overload
-    def __call__(self, fn: classmethod[Any, P, Coroutine[Any, Any, T]], /) -> AsyncUnboundCached[P, T]: ...
-    @overload
-    def __call__(self, fn: classmethod[Any, P, R], /) -> UnboundCached[P, R]: ...
-    @overload
-    def __call__(self, fn: staticmethod[P, Coroutine[Any, Any, T]], /) -> AsyncUnboundCached[P, T]: ...
-    @overload
-    def __call__(self, fn: staticmethod[P, R], /) -> UnboundCached[P, R]: ...
     @overload
     def __call__(self, fn: Callable[P, Coroutine[Any, Any, T]], /) -> AsyncCached[P, T]: ...
     @overload
@@ -49,14 +44,6 @@ class CachedFactory:
         self._home = home
         self._bound = bound
 
-    @overload
-    def __call__(self, fn: classmethod[Any, P, Coroutine[Any, Any, T]], /) -> AsyncUnboundCached[P, T]: ...
-    @overload
-    def __call__(self, fn: classmethod[Any, P, R], /) -> UnboundCached[P, R]: ...
-    @overload
-    def __call__(self, fn: staticmethod[P, Coroutine[Any, Any, T]], /) -> AsyncUnboundCached[P, T]: ...
-    @overload
-    def __call__(self, fn: staticmethod[P, R], /) -> UnboundCached[P, R]: ...
     @overload
     def __call__(self, fn: Callable[P, Coroutine[Any, Any, T]], /) -> AsyncCached[P, T]: ...
     @overload
@@ -78,6 +65,7 @@ class CachedFactory:
     @overload
     def __call__(
         self,
+        /,
         *,
         key: str | Callable[..., str] | None = None,
         ttl: Ttl | OrUnset = UNSET,
@@ -139,7 +127,7 @@ class CachedFactory:
             cache_exceptions=tuple(cache_exceptions),
             negative_ttl=negative_ttl,
             ignore=ignore,
-            version=str(version) if isinstance(version, int) and not isinstance(version, bool) else version,
+            version=version,
             serializer=serializer,
         )
         if target is None:
@@ -161,4 +149,3 @@ class CachedFactory:
         if self._bound:
             function.runtime()  # what cannot work on this very cache is said now
         return wrap(function, async_shell(function) if is_coroutine(fn) else sync_shell(function), kind)
-

@@ -66,7 +66,7 @@ def _perform(step: Step, backend: Backend | None, load: Callable[[], Any]) -> An
         return not step.flight.when_done(ended.set) or ended.wait(step.seconds)
     if isinstance(step, Pause):
         time.sleep(step.seconds)
-    else:
+    elif backend is not None:
         with suppress(Exception):
             backend.release(step.key, step.token)
     return None
@@ -133,7 +133,7 @@ async def _wait(flight: Flight, seconds: float) -> bool:
 
     def wake() -> None:  # called in the thread where the flight ends
         with suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
-            loop.call_soon_threadsafe(lambda: ended.done() or ended.set_result(None))
+            loop.call_soon_threadsafe(_settle, ended)
 
     if flight.when_done(wake):
         try:
@@ -142,6 +142,11 @@ async def _wait(flight: Flight, seconds: float) -> bool:
         except TimeoutError:
             return False
     return True
+
+
+def _settle(ended: asyncio.Future[None]) -> None:
+    if not ended.done():
+        ended.set_result(None)
 
 
 async def _lease_or_give_back(backend: AsyncBackend, key: str, asked: Coroutine[Any, Any, Any]) -> Any:

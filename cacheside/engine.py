@@ -90,7 +90,9 @@ class Core:
         lease: seconds after which a load may no longer be filled, and every wait ends.
     """
 
-    def __init__(self, label: str, backend: Backend | None, aio: AsyncBackend | None, prefix: str, lease: float) -> None:
+    def __init__(
+        self, label: str, backend: Backend | None, aio: AsyncBackend | None, prefix: str, lease: float
+    ) -> None:
         self.label = label
         self.backend = backend
         self.aio = aio

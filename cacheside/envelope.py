@@ -34,6 +34,7 @@ class Miss(Enum):
     FOREIGN = "corrupt, foreign, or of another format, version or serializer"
     EXPIRED = "past its expiry, on a server that counts whole seconds"
 
+
 Outcome: TypeAlias = Any  # the value itself, or Raised: what a call ends with
 
 

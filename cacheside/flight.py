@@ -94,7 +94,8 @@ class Flight:
         # is in time. If it is, we say "ended"; being woken as well does no harm.
         return not self.done
 
-    def _finish(self) -> list[Callable[[], object]]:
+    def finish(self) -> list[Callable[[], object]]:
+        """Mark the end, for `Flights.end`, which holds the lock; returns whom to wake."""
         wakers, self._wakers = self._wakers, None
         self.done = True
         return wakers or []
@@ -167,7 +168,7 @@ class Flights:
             for table in (self._open, self._queue):
                 if table.get(flight.key) is flight:
                     del table[flight.key]
-            wakers = flight._finish()
+            wakers = flight.finish()
         for wake in wakers:
             wake()
 

@@ -58,13 +58,15 @@ class Runtime:
         if not self.in_process:
             function.keys.check_server()
         self.counters = core.book.open(function.name, self)
-        serializer = home.serializer(options.serializer)  # checked even where it is not used: memory stands in for a server
+        serializer = home.serializer(
+            options.serializer
+        )  # checked even where it is not used: memory stands in for a server
         codec: Codec
         if "objects" in core.capabilities:
-            codec = LiveCodec(options.version, copies="copies" in core.capabilities)
+            codec = LiveCodec(function.keys.version, copies="copies" in core.capabilities)
         else:
             wall = home.wall if "whole_seconds" in core.capabilities else None
-            codec = WireCodec(serializer, options.version, options.cache_exceptions, wall)
+            codec = WireCodec(serializer, function.keys.version, options.cache_exceptions, wall)
         policy = Policy(
             function.name, function.where, options.expiry(home.ttl), options.cache_if, options.cache_exceptions
         )
@@ -88,7 +90,7 @@ class Function:
         self.name = f"{module}.{qualname}"
         code = getattr(fn, "__code__", None)
         self.where = (code.co_filename, code.co_firstlineno, module) if code else ("<unknown>", 1, module)
-        self.keys = KeyMaker(fn, self.name, options.key, options.ignore, options.version)
+        self.keys = KeyMaker(fn, self.name, options.key, options.ignore, str(options.version))
         self._home = home
         self._runtime: Runtime | None = None
 

@@ -29,7 +29,12 @@ class KeyMaker:
     """
 
     def __init__(
-        self, fn: Callable[..., Any], name: str, key: str | Callable[..., str] | None, ignore: Collection[str], version: str
+        self,
+        fn: Callable[..., Any],
+        name: str,
+        key: str | Callable[..., str] | None,
+        ignore: Collection[str],
+        version: str,
     ) -> None:
         self.binder = Binder(inspect.signature(fn))
         self.name = name
@@ -82,7 +87,7 @@ class KeyMaker:
             return self._template.render(values)
         if self._callable is not None:
             signature = self.binder.signature
-            bound = inspect.BoundArguments(signature, {name: values[name] for name in signature.parameters})  # type: ignore[arg-type]  # typed as OrderedDict; a dict is ordered
+            bound = inspect.BoundArguments(signature, {name: values[name] for name in signature.parameters})
             return check_key(self._callable(*bound.args, **bound.kwargs))
         place = self._place + self._serial if in_process else self._place
         return default_key(place, self._names, [values[name] for name in self._names], in_process)
@@ -100,5 +105,3 @@ def is_generator(fn: Callable[..., Any]) -> bool:
 def is_coroutine(fn: Callable[..., Any]) -> bool:
     """Whether `fn` is async: a function, or an object whose `__call__` is."""
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004  # we need the method itself, not whether there is one
-
-

@@ -27,7 +27,7 @@ class Options:
     cache_exceptions: tuple[type[BaseException], ...]
     negative_ttl: Duration
     ignore: Collection[str]
-    version: str
+    version: str | int
     serializer: str | Serializer | None
 
     def __post_init__(self) -> None:
@@ -37,7 +37,7 @@ class Options:
             raise ConfigurationError(f"cache_if= is a callable of the result, not {self.cache_if!r}")
         if isinstance(self.ignore, str):
             raise ConfigurationError(f"ignore= is a tuple of parameter names: ignore=({self.ignore!r},)")
-        if not isinstance(self.version, str):
+        if isinstance(self.version, bool) or not isinstance(self.version, (str, int)):
             raise ConfigurationError(f"version= is a text or an integer, not {self.version!r}")
         for cls in self.cache_exceptions:
             if not (isinstance(cls, type) and issubclass(cls, Exception)):

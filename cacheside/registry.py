@@ -41,7 +41,9 @@ class Registry(Generic[T]):
             ConfigurationError: the name has another meaning already, or the path has no colon.
         """
         if isinstance(target, str) and target.count(":") != 1:
-            raise ConfigurationError(f"{self._kind} {name!r}: a path is written 'package.module:Attribute', not {target!r}")
+            raise ConfigurationError(
+                f"{self._kind} {name!r}: a path is written 'package.module:Attribute', not {target!r}"
+            )
         known = self._items.setdefault(name, target)
         if known is not target and known != target:
             raise ConfigurationError(f"{self._kind} {name!r} is registered already ({known!r}): choose another name")

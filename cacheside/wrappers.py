@@ -1,6 +1,6 @@
 """What a decorated read is to its users: a callable with verbs.
 
-`Cached` is a `functools.partial` over a plain function (`AsyncCached` over an `async def`), so that
+A decorated function is a `functools.partial` over a plain function (or over an `async def`), so that
 `inspect.iscoroutinefunction` and friends see what it is, and that a call costs no Python frame for it. Access through
 an instance or class gives a bound form with the same verbs, as far as the types can say with the parameters that are
 left.
@@ -56,9 +56,9 @@ class _Base(functools.partial[R], Generic[P, R]):
             return
         if not hasattr(owner, "__cache_key__"):
             raise ConfigurationError(
-                f"{self._function.name} is a method, and a key made from its arguments would hold the instance: give it "
-                f"key=, or ignore=({parameters[0]!r},) if all instances read the same data, or give {owner.__qualname__} "
-                "a method __cache_key__() that tells instances apart"
+                f"{self._function.name} is a method, and a key made from its arguments would hold the instance: give "
+                f"it key=, or ignore=({parameters[0]!r},) if all instances read the same data, or give "
+                f"{owner.__qualname__} a method __cache_key__() that tells instances apart"
             )
 
     def __repr__(self) -> str:
@@ -81,7 +81,7 @@ class _Base(functools.partial[R], Generic[P, R]):
 
 
 class Cached(_Base[P, R]):
-    """A plain function whose results are cached; made by `cached`.
+    """A cached plain function, or method; made by `cached`.
 
     A call looks in the cache and, on a miss, calls the function and stores what it returns; concurrent callers share
     one load. Thread-safe. A broken cache raises nothing here.
@@ -101,17 +101,26 @@ class Cached(_Base[P, R]):
         self.invalidate(*args, **kwargs)
         return self(*args, **kwargs)
 
+    # Type checkers show a classmethod under @cached as a function of the class, and a staticmethod as a function.
+    @overload
+    def __get__(self: Callable[Concatenate[type[S], Q], T], instance: None, owner: type[S], /) -> Cached[Q, T]: ...  # type: ignore[misc]  # mypy does not see that self has the type of its own __call__
     @overload
     def __get__(self, instance: None, owner: type, /) -> Cached[P, R]: ...
     @overload
     def __get__(self: Callable[Concatenate[S, Q], T], instance: S, owner: type | None = None, /) -> Cached[Q, T]: ...
+    @overload
+    def __get__(  # type: ignore[misc]  # mypy does not see that self has the type of its own __call__
+        self: Callable[Concatenate[type[S], Q], T], instance: S, owner: type | None = None, /
+    ) -> Cached[Q, T]: ...
+    @overload
+    def __get__(self, instance: object, owner: type | None = None, /) -> Cached[P, R]: ...
     def __get__(self, instance: Any, owner: type | None = None, /) -> Any:
-        """The form bound to an instance; of a class, this very object."""
+        """The form bound to an instance, or of a classmethod to the class; else this very object."""
         return _bind(self, instance, owner)
 
 
 class AsyncCached(_Base[P, Coroutine[Any, Any, T]], Generic[P, T]):
-    """An async function whose results are cached; made by `cached`. It is a coroutine function. See `Cached`."""
+    """A cached async function, or method; made by `cached`. It is a coroutine function. See `Cached`."""
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
         """See `Cached.invalidate`. Cancelling the caller does not stop the delivery."""
@@ -122,37 +131,31 @@ class AsyncCached(_Base[P, Coroutine[Any, Any, T]], Generic[P, T]):
         await self.invalidate(*args, **kwargs)
         return await self(*args, **kwargs)
 
+    # Type checkers show a classmethod under @cached as a function of the class, and a staticmethod as a function.
+    @overload
+    def __get__(  # type: ignore[misc]  # mypy does not see that self has the type of its own __call__
+        self: Callable[Concatenate[type[S], Q], Coroutine[Any, Any, T]], instance: None, owner: type[S], /
+    ) -> AsyncCached[Q, T]: ...
     @overload
     def __get__(self, instance: None, owner: type, /) -> AsyncCached[P, T]: ...
     @overload
     def __get__(
-        self: Callable[Concatenate[S, Q], Coroutine[Any, Any, R]], instance: S, owner: type | None = None, /
-    ) -> AsyncCached[Q, R]: ...
+        self: Callable[Concatenate[S, Q], Coroutine[Any, Any, T]], instance: S, owner: type | None = None, /
+    ) -> AsyncCached[Q, T]: ...
+    @overload
+    def __get__(  # type: ignore[misc]  # mypy does not see that self has the type of its own __call__
+        self: Callable[Concatenate[type[S], Q], Coroutine[Any, Any, T]], instance: S, owner: type | None = None, /
+    ) -> AsyncCached[Q, T]: ...
+    @overload
+    def __get__(self, instance: object, owner: type | None = None, /) -> AsyncCached[P, T]: ...
     def __get__(self, instance: Any, owner: type | None = None, /) -> Any:
-        """The form bound to an instance; of a class, this very object."""
+        """The form bound to an instance, or of a classmethod to the class; else this very object."""
         return _bind(self, instance, owner)
-
-
-class UnboundCached(Cached[P, R]):
-    """How a cached staticmethod or classmethod looks to a type checker: access binds none of the parameters it shows."""
-
-    if TYPE_CHECKING:
-
-        def __get__(self, instance: Any, owner: type | None = None, /) -> Cached[P, R]: ...
-
-
-class AsyncUnboundCached(AsyncCached[P, T]):
-    """`UnboundCached`, async."""
-
-    if TYPE_CHECKING:
-
-        def __get__(self, instance: Any, owner: type | None = None, /) -> AsyncCached[P, T]: ...
 
 
 def wrap(function: Function, shell: Callable[..., Any], kind: Kind) -> Any:
     """The decorated form of `function`, whose calls run `shell`."""
-    cls = AsyncCached if inspect.iscoroutinefunction(shell) else Cached
-    wrapped: Any = cls(shell)
+    wrapped: Any = (AsyncCached if inspect.iscoroutinefunction(shell) else Cached)(shell)
     fn = function.fn
     for name in functools.WRAPPER_ASSIGNMENTS:
         if hasattr(fn, name):

@@ -59,7 +59,9 @@ class Write:
         self._begin(sync=True)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._finish()
         failures: list[BaseException] = []
         for core, keys in self._plan.items():
@@ -190,7 +192,7 @@ class Targets:
 
         def make(values: dict[str, Any]) -> Keys:
             core = self._home().core
-            bound = inspect.BoundArguments(signature, {name: values[name] for name in self._names})  # type: ignore[arg-type]  # typed as OrderedDict; a dict is ordered
+            bound = inspect.BoundArguments(signature, {name: values[name] for name in self._names})
             extra = {"result": values["result"]} if asks else {}
             answer = target(*bound.args, **bound.kwargs, **extra)
             for text in (answer,) if isinstance(answer, str) else answer:
@@ -220,18 +222,17 @@ def wrap(fn: Any, targets: tuple[Any, ...], home: Callable[[], Home]) -> Any:
     if is_generator(fn):
         raise ConfigurationError(f"{name} is a generator: its write is not over when it returns")
     plan = Targets(fn, name, targets, home)
+    inner: Any = fn
     if is_coroutine(fn):
 
         async def acall(*args: Any, **kwargs: Any) -> Any:
             async with plan.write(args, kwargs) as write:
-                return write.returned(await fn(*args, **kwargs))
+                return write.returned(await inner(*args, **kwargs))
 
         return functools.wraps(fn)(acall)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         with plan.write(args, kwargs) as write:
-            return write.returned(fn(*args, **kwargs))
+            return write.returned(inner(*args, **kwargs))
 
     return functools.wraps(fn)(call)
-
-

@@ -10,9 +10,8 @@ caller must assume neither that it happened nor that it did not. No call is ever
 underneath: a late duplicate of a command that plants a token would bring a dead lease back to life.
 
 `Backend` is the plain form; `AsyncBackend` is the same, awaitable. One object may serve both colours: it is a
-`Backend` whose attribute `aio` is the `AsyncBackend`; should it lack the plain form just now (a client was not given), its
-attribute `plain` is None. A backend that never waits (`"in_process"`) serves async
-functions as it is.
+`Backend` whose attribute `aio` is the `AsyncBackend`. Should it lack the plain form just now (no client was given),
+it has an attribute `plain` that is None. A backend that never waits (`"in_process"`) serves async functions as it is.
 """
 
 from __future__ import annotations
@@ -69,19 +68,23 @@ class Backend(Protocol):
     @property
     def capabilities(self) -> frozenset[Capability]:
         """What this backend can do beyond the protocol."""
+        ...
 
     @property
     def aio(self) -> AsyncBackend | None:
         """The same cache for async functions, or None if there is none."""
+        ...
 
     def lookup(self, key: str, lease: float) -> Answer:
         """The value, or else the lease for `lease` seconds, or else word that another holds it. One round trip."""
+        ...
 
     def replace(self, key: str, seen: Any, lease: float) -> Leased | Busy:
         """Turn the entry `seen`, which is of no use to the caller, into a lease of the caller's.
 
         Only if the key still holds that very entry, or nothing: else `Busy`, and the caller looks up again.
         """
+        ...
 
     def fill(self, key: str, token: Any, stored: Any, ttl: float | None) -> bool:
         """Store under the lease `token` for `ttl` seconds (None: no expiry). False: refused, the lease is lost.
@@ -89,27 +92,33 @@ class Backend(Protocol):
         Raises:
             NotCacheableError: the server will not hold something of this size or kind. The lease may be lost by it.
         """
+        ...
 
     def release(self, key: str, token: Any) -> bool:
         """Give the lease back unused. True: it was alive until now."""
+        ...
 
     def invalidate(self, keys: Sequence[str]) -> None:
         """Drop values *and kill leases* of all keys. When it returns, no older load can ever be filled.
 
         Where several servers are involved all are tried before `CacheUnavailable` is raised.
         """
+        ...
 
     def clear(self, prefix: str | None) -> None:
         """Drop all keys that begin with `prefix`, leases included; None: everything on the server.
 
         A backend without the capability "clear" is only ever given None.
         """
+        ...
 
     def size(self) -> Size:
         """Entries now and at most, without I/O."""
+        ...
 
     def close(self) -> None:
         """Give connections back. The next call opens new ones: closing is not the end."""
+        ...
 
 
 @runtime_checkable
@@ -119,24 +128,32 @@ class AsyncBackend(Protocol):
     @property
     def capabilities(self) -> frozenset[Capability]:
         """What this backend can do beyond the protocol."""
+        ...
 
     async def lookup(self, key: str, lease: float) -> Answer:
         """See `Backend.lookup`."""
+        ...
 
     async def replace(self, key: str, seen: Any, lease: float) -> Leased | Busy:
         """See `Backend.replace`."""
+        ...
 
     async def fill(self, key: str, token: Any, stored: Any, ttl: float | None) -> bool:
         """See `Backend.fill`."""
+        ...
 
     async def release(self, key: str, token: Any) -> bool:
         """See `Backend.release`."""
+        ...
 
     async def invalidate(self, keys: Sequence[str]) -> None:
         """See `Backend.invalidate`."""
+        ...
 
     async def clear(self, prefix: str | None) -> None:
         """See `Backend.clear`."""
+        ...
 
     async def close(self) -> None:
         """Close what belongs to the running event loop."""
+        ...

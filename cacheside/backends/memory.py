@@ -60,7 +60,9 @@ class MemoryBackend:
         # that of the loads under way; those of dead loads expire.
         self._leases: dict[str, tuple[int, float]] = {}
         self._capabilities: frozenset[Capability] = frozenset(
-            ("in_process", "objects", "copies", "clear", "stores") if copy else ("in_process", "objects", "clear", "stores")
+            ("in_process", "objects", "copies", "clear", "stores")
+            if copy
+            else ("in_process", "objects", "clear", "stores")
         )
 
     @classmethod

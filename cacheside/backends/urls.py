@@ -29,7 +29,7 @@ def split(url: str) -> tuple[SplitResult, dict[str, str]]:
 
 def take(url: str, names: Iterable[str]) -> tuple[str, dict[str, str]]:
     """`url` without the query options `names`, and those that were there."""
-    parts, options = split(url)
+    _, options = split(url)
     taken = {name: options.pop(name) for name in names if name in options}
     if not taken:
         return url, taken  # as written: putting a URL together again may spell it differently

@@ -41,7 +41,9 @@ class RedisBackend(sync.SyncRedis):
 
     def __init__(self, client: Redis | None = None, aclient: AsyncioRedis | None = None) -> None:
         if client is None and aclient is None:
-            raise ConfigurationError("RedisBackend needs client= (redis.Redis), aclient= (redis.asyncio.Redis), or both")
+            raise ConfigurationError(
+                "RedisBackend needs client= (redis.Redis), aclient= (redis.asyncio.Redis), or both"
+            )
         for given, kind, name in ((client, Redis, "client"), (aclient, AsyncioRedis, "aclient")):
             if given is not None and not isinstance(given, kind):
                 raise ConfigurationError(f"{name}= must be a {kind.__module__}.{kind.__name__}, not {type(given)!r}")
@@ -83,7 +85,9 @@ class RedisBackend(sync.SyncRedis):
             )
             pool.connection_class(**pool.connection_kwargs)  # made and thrown away: it checks the options without I/O
         except (TypeError, ValueError) as error:
-            raise ConfigurationError(f"the redis URL {urls.masked(url)!r} has an option that redis-py does not take: {error}") from None
+            raise ConfigurationError(
+                f"the redis URL {urls.masked(url)!r} has an option that redis-py does not take: {error}"
+            ) from None
         apool = partial(
             aio.own_pool,
             rest,
@@ -94,9 +98,7 @@ class RedisBackend(sync.SyncRedis):
         self._set_up(urls.masked(url), lambda: pool, apool, owned=True)
         return self
 
-    def _set_up(
-        self, label: str, pool: Callable[[], Any] | None, apool: Callable[[], Any] | None, owned: bool
-    ) -> None:
+    def _set_up(self, label: str, pool: Callable[[], Any] | None, apool: Callable[[], Any] | None, owned: bool) -> None:
         self._label = label
         protocol = Protocol()
         self._has_plain = pool is not None

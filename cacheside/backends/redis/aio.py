@@ -101,7 +101,7 @@ class AsyncRedis(AsyncBackend):
                 send, reply = operation.throw, error
 
     async def _execute(self, command: Command) -> Any:
-        pool = self._pool()  # why not client.execute_command: see sync.py
+        pool: Any = self._pool()  # Any: redis-py's hints are incomplete. Why not client.execute_command: see sync.py
         connection = await pool.get_connection()
         try:
             await connection.send_command(*command)

@@ -76,7 +76,7 @@ class SyncRedis:
     def _execute(self, command: Command) -> Any:
         # Below `client.execute_command`, whose retries would send the same bytes again (see wire.py). Replies are
         # bytes whatever the client's decode_responses says.
-        connection = self._pool.get_connection()
+        connection: Any = self._pool.get_connection()
         try:
             connection.send_command(*command)
             return connection.read_response(disable_decoding=True)

@@ -59,7 +59,8 @@ _REPLACE = _script(
 )
 # Redis 6.2 does not take NX together with GET.
 _LEASE = _script(
-    "local v=redis.call('GET',KEYS[1]) if v then return v end redis.call('SET',KEYS[1],ARGV[1],'PX',ARGV[2]) return false"
+    "local v=redis.call('GET',KEYS[1]) if v then return v end "
+    "redis.call('SET',KEYS[1],ARGV[1],'PX',ARGV[2]) return false"
 )
 
 
@@ -121,6 +122,7 @@ class Protocol:
         """See `Backend.lookup`: one native command, SET key L<token> NX GET PX <ms>."""
         for attempt in (1, 2):
             token = _token()
+            reply: Any = None
             try:
                 if self._native:
                     reply = yield ("SET", key, b"L" + token, "NX", "GET", "PX", _ms(lease))

@@ -1,0 +1,290 @@
+"""Memcached for async functions: moves the bytes of `wire.py` over the running loop's own connections.
+
+Plain non-blocking sockets, and not asyncio's streams: an application that ends its loop without `aclose` (one
+`asyncio.run` after another) then leaves nothing behind that only the dead loop could close.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, TypeVar, cast
+from weakref import WeakKeyDictionary
+
+from ...errors import CacheUnavailable, NotCacheableError
+from .. import base
+from . import wire
+from .pool import GONE, OPEN, Pool, Verdict, Waiter
+from .ring import Ring, Server
+from .sync import CAPABILITIES, PATIENCE
+
+T = TypeVar("T")
+
+
+class Connection:
+    """One open connection to one server; `opened` is the stamp taken when it had been opened."""
+
+    def __init__(self, sock: socket.socket, opened: int) -> None:
+        self.opened = opened
+        self._sock = sock
+        self._late = False
+
+    async def meta(self, data: bytes, count: int, timeout: float) -> list[wire.Reply]:
+        """Send `data` and return the `count` replies to it. After any exception the connection is of no use."""
+        loop = asyncio.get_running_loop()
+        # No asyncio.timeout: after something else has blocked the loop, that would discard an answer that is there.
+        timer = loop.call_later(timeout, self._expire)
+        inbox = wire.Inbox(count)
+        try:
+            await loop.sock_sendall(self._sock, data)
+            await asyncio.sleep(0)  # a near server answers at once: without this, hit after hit would hold up the loop
+            while not inbox.feed(await loop.sock_recv(self._sock, 65536)):
+                pass
+        except ConnectionError as error:
+            if self._late:
+                raise TimeoutError("timed out") from error
+            raise
+        finally:
+            timer.cancel()
+        return inbox.replies
+
+    def close(self) -> None:
+        """Close it; in a command only after that was cancelled."""
+        self._sock.close()
+
+    def _expire(self) -> None:
+        self._late = True
+        with contextlib.suppress(OSError):  # the server may have been faster
+            self._sock.shutdown(socket.SHUT_RDWR)  # whoever waits on it sees its end, after what has been received
+
+    def __del__(self) -> None:
+        self.close()
+
+
+async def _connect(server: Server) -> socket.socket:
+    loop = asyncio.get_running_loop()
+    if server.path is not None:
+        return await _connect_to(socket.AF_UNIX, server.path)
+    try:  # an address in digits needs no thread to look it up
+        found = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        found = await loop.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
+    for left, (family, _, _, _, address) in zip(reversed(range(len(found))), found, strict=True):
+        try:
+            return await _connect_to(family, address)
+        except OSError:
+            if not left:
+                raise
+    raise OSError("the name has no address")
+
+
+async def _connect_to(family: int, address: Any) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        if family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.get_running_loop().sock_connect(sock, address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+_Pool: TypeAlias = Pool[Connection, asyncio.Event]
+
+
+class _Node:
+    """One server and the running loop's connections to it."""
+
+    def __init__(self, server: Server, timeout: float, limit: int, clock: Callable[[], int]) -> None:
+        self.name = server.name
+        self._server = server
+        self._timeout = timeout
+        self._limit = limit
+        self._clock = clock
+        self._pool: _Pool = Pool(limit, asyncio.Event)
+
+    async def run(self, command: wire.Command[T]) -> T:
+        """Carry out `command`."""
+        again = command.again
+        while True:
+            pool = self._pool
+            connection, fresh = await self._take(pool, command.before)
+            if connection is None:
+                return cast(T, command.otherwise)  # a command with `before` has one
+            sent = self._clock()
+            try:
+                replies = await connection.meta(command.data, command.replies, self._timeout)
+                result = command.decide(replies, sent, self.name)
+            except NotCacheableError:
+                self._give(pool, connection)
+                raise
+            except BaseException as error:
+                connection.close()
+                pool.drop(connection)
+                if isinstance(error, ConnectionError) and again and not fresh:
+                    again = False
+                    _close_all(pool.purge())
+                    continue
+                if isinstance(error, OSError):
+                    raise CacheUnavailable(f"the memcached {self.name} failed: {error}") from error
+                raise
+            self._give(pool, connection)
+            return result
+
+    def close(self) -> None:
+        """Close the connections: those in use as soon as they no longer are."""
+        old, self._pool = self._pool, Pool(self._limit, asyncio.Event)
+        _close_all(old.retire())
+
+    def abandon(self) -> None:
+        """Close all connections, for their loop runs no more."""
+        _close_all(self._pool.forget())
+
+    async def _take(self, pool: _Pool, before: int | None) -> tuple[Connection | None, bool]:
+        """A connection, and whether it is new; None if no connection may carry the command."""
+        granted = pool.take(before)
+        if isinstance(granted, Waiter):
+            granted = await self._wait(pool, granted)
+        if granted is GONE:
+            return None, False
+        if granted is OPEN:
+            return await self._open(pool), True
+        return granted, False
+
+    async def _wait(self, pool: _Pool, waiter: Waiter[Connection, asyncio.Event]) -> Connection | Verdict:
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE):
+                    await waiter.event.wait()
+            if waiter.granted is not None:
+                return waiter.granted
+            raise CacheUnavailable(
+                f"all {self._limit} connections to the memcached {self.name} were in use for {PATIENCE:g} seconds: "
+                "raise max_connections"
+            )
+        except BaseException:
+            unused = pool.leave(waiter)
+            if unused is not None:
+                unused.close()
+            raise
+
+    async def _open(self, pool: _Pool) -> Connection:
+        try:
+            async with asyncio.timeout(self._timeout):
+                sock = await _connect(self._server)
+        except BaseException as error:
+            pool.failed()
+            if isinstance(error, OSError):
+                reason = str(error) or "timed out"  # asyncio.timeout's error has no text
+                raise CacheUnavailable(f"cannot connect to the memcached {self.name}: {reason}") from error
+            raise
+        connection = Connection(sock, self._clock())
+        pool.opened(connection)
+        return connection
+
+    def _give(self, pool: _Pool, connection: Connection) -> None:
+        if not pool.give(connection):
+            connection.close()
+
+
+def _close_all(connections: Sequence[Connection]) -> None:
+    for connection in connections:
+        connection.close()
+
+
+class AsyncMemcachedBackend:
+    """The same cache as a `MemcachedBackend`, which makes this object: its attribute `aio`.
+
+    Tasks may share it, and so may event loops: each has its own connections. A cancelled call closes the connection
+    that it used, for the answer is still on its way.
+    """
+
+    def __init__(self, ring: Ring, timeout: float, limit: int, clock: Callable[[], int]) -> None:
+        self._ring = ring
+        self._timeout = timeout
+        self._limit = limit
+        self._clock = clock
+        self._forget_loops()
+
+    @property
+    def capabilities(self) -> frozenset[base.Capability]:
+        """See `Backend.capabilities`."""
+        return CAPABILITIES
+
+    async def lookup(self, key: str, lease: float) -> base.Answer:
+        """See `MemcachedBackend.lookup`."""
+        return await self._run(wire.lookup(wire.wire_key(key), lease))
+
+    async def replace(self, key: str, seen: Any, lease: float) -> base.Leased | base.Busy:
+        """See `MemcachedBackend.replace`."""
+        return await self._run(wire.replace(wire.wire_key(key), seen, lease))
+
+    async def fill(self, key: str, token: Any, stored: Any, ttl: float | None) -> bool:
+        """See `MemcachedBackend.fill`."""
+        return await self._run(wire.fill(wire.wire_key(key), token, stored, ttl))
+
+    async def release(self, key: str, token: Any) -> bool:
+        """See `MemcachedBackend.release`."""
+        return await self._run(wire.release(wire.wire_key(key), token))
+
+    async def invalidate(self, keys: Sequence[str]) -> None:
+        """See `MemcachedBackend.invalidate`."""
+        nodes = self._nodes()
+        groups = self._ring.split(map(wire.wire_key, keys))
+        work = [(nodes[index], command) for index, group in groups.items() for command in wire.invalidate(group)]
+        await self._run_all(work)
+
+    async def clear(self, prefix: str | None) -> None:
+        """See `MemcachedBackend.clear`."""
+        command = wire.clear(prefix)
+        await self._run_all([(node, command) for node in self._nodes()])
+
+    async def close(self) -> None:
+        """Close the connections of the running loop. The next call opens new ones."""
+        for node in self._nodes():
+            node.close()
+
+    def __repr__(self) -> str:
+        return f"AsyncMemcachedBackend({[server.name for server in self._ring.servers]!r}, timeout={self._timeout:g})"
+
+    async def _run(self, command: wire.Command[T]) -> T:
+        return await self._nodes()[self._ring.index(command.key)].run(command)
+
+    async def _run_all(self, work: Sequence[tuple[_Node, wire.Command[None]]]) -> None:
+        """Carry out all of it, then raise the first error if there was one. A server that failed is not asked again."""
+        failed: dict[_Node, CacheUnavailable] = {}
+        for node, command in work:
+            if node not in failed:
+                try:
+                    await node.run(command)
+                except CacheUnavailable as error:
+                    failed[node] = error
+        if failed:
+            raise next(iter(failed.values()))
+
+    def _nodes(self) -> tuple[_Node, ...]:
+        """The running loop's nodes. Those of loops that were closed are given up."""
+        if self._pid != os.getpid():
+            self._forget_loops()  # what was the parent's is closed here as it is collected: see Connection.__del__
+        loop = asyncio.get_running_loop()
+        nodes = self._loops.get(loop)
+        if nodes is None:
+            with self._lock:
+                for other in [other for other in self._loops if other.is_closed()]:
+                    for node in self._loops.pop(other):
+                        node.abandon()
+                servers = self._ring.servers
+                nodes = tuple(_Node(server, self._timeout, self._limit, self._clock) for server in servers)
+                self._loops[loop] = nodes
+        return nodes
+
+    def _forget_loops(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[_Node, ...]] = WeakKeyDictionary()

@@ -1,0 +1,150 @@
+"""Every call form, as a user writes it: mypy --strict and pyright must accept all of it, with these very types."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from typing import Any, assert_type
+
+import cacheside
+from cacheside import AsyncCached, Cache, Cached, cached, configure, invalidates
+
+cache: Cache = configure("memory://", ttl=60, namespace="shop")
+
+
+@cached
+def bare(user_id: int) -> str:
+    return str(user_id)
+
+
+@cached()
+def called(user_id: int, *, flag: bool = False) -> str:
+    return str(user_id)
+
+
+@cached(ttl=60, jitter=0.1, cache_if=lambda value: value is not None)
+def with_options(user_id: int) -> str | None:
+    return None
+
+
+@cached("user:{user_id}", 60)
+def positional(user_id: int) -> dict[str, int]:
+    return {}
+
+
+@cached(key=lambda user_id: f"user:{user_id}", ttl=timedelta(minutes=1), version=2)
+def by_callable(user_id: int) -> str:
+    return ""
+
+
+@cached(ttl=lambda value: 5.0, cache_exceptions=(KeyError,), negative_ttl=5, ignore=("session",), serializer="json")
+def by_result(user_id: int, session: object) -> str:
+    return ""
+
+
+@cache.cached(key="user:{user_id}", ttl=None)
+async def fetch(user_id: int, name: str = "") -> bytes:
+    return b""
+
+
+@cached
+async def fetch_bare(user_id: int) -> bytes:
+    return b""
+
+
+class Repository:
+    @cached(key="user:{user_id}")
+    def get(self, user_id: int, deep: bool = False) -> str:
+        return ""
+
+    @cache.cached(key="user:{user_id}")
+    async def aget(self, user_id: int) -> str:
+        return ""
+
+    @cached
+    @classmethod
+    def count(cls, where: str) -> int:
+        return 0
+
+    @cached(ttl=5)
+    @classmethod
+    async def acount(cls, where: str) -> int:
+        return 0
+
+    @cached
+    @staticmethod
+    def version(name: str) -> float:
+        return 0.0
+
+    @cached(ttl=5)
+    @staticmethod
+    async def aversion(name: str) -> float:
+        return 0.0
+
+    @invalidates(get, "users:all")
+    @cache.invalidates("user:{user_id}")
+    def rename(self, user_id: int, name: str) -> bool:
+        return True
+
+    @invalidates(lambda self, user_id: [f"user:{user_id}"])
+    async def arename(self, user_id: int) -> bool:
+        return True
+
+
+assert_type(bare(1), str)
+assert_type(bare.__wrapped__(1), str)
+assert_type(called(1, flag=True), str)
+assert_type(with_options(1), str | None)
+assert_type(positional(user_id=1), dict[str, int])
+assert_type(by_callable(1), str)
+assert_type(by_result(1, session=None), str)
+assert_type(bare.refresh(1), str)
+assert_type(bare.key(1), str)
+assert_type(bare.cache_info().hits, int)
+assert_type(bare.cache_info().hit_rate, float)
+bare.invalidate(1)
+
+repository = Repository()
+assert_type(repository.get(1, deep=True), str)
+assert_type(repository.get.refresh(1), str)
+assert_type(repository.get.key(1, deep=True), str)
+repository.get.invalidate(42)
+assert_type(Repository.get(repository, 1), str)
+assert_type(Repository.count("x"), int)
+assert_type(repository.count("x"), int)
+Repository.count.invalidate("x")
+assert_type(Repository.version("x"), float)
+assert_type(repository.rename(1, name="x"), bool)
+
+
+async def main() -> None:
+    assert_type(await fetch(1, name="x"), bytes)
+    assert_type(await fetch.refresh(1), bytes)
+    await fetch.invalidate(1, name="x")
+    assert_type(await repository.aget(1), str)
+    await repository.aget.invalidate(1)
+    assert_type(await Repository.acount("x"), int)
+    assert_type(await repository.aversion("x"), float)
+    await repository.aversion.invalidate("x")
+    assert_type(await repository.arename(1), bool)
+    task: asyncio.Task[bytes] = asyncio.create_task(fetch(1))
+    assert_type(await task, bytes)
+    async with cache.invalidating("user:7"):
+        pass
+    await cache.ainvalidate("user:7", "user:8")
+    await cache.aclear()
+    async with cache as again:
+        assert_type(again, Cache)
+
+
+plain: Callable[[int], str] = bare
+held: Cached[[int], str] = bare
+aheld: AsyncCached[[int], bytes] = fetch_bare
+awaitable: Callable[[int], Coroutine[Any, Any, bytes]] = fetch_bare
+with cache.invalidating("user:7"):
+    cache.invalidate("user:7")
+with cache as same:
+    assert_type(same, Cache)
+assert_type(cache.stats().functions["x"].coalesced, int)
+assert_type(cacheside.default_cache(), Cache)

@@ -1,0 +1,54 @@
+"""Misuse, one mistake a line marked `# wrong`: mypy --strict and pyright must refuse each of these lines, and no other."""
+
+from __future__ import annotations
+
+from cacheside import Cache, cached, invalidates
+
+cache = Cache()
+
+
+@cached(key="user:{user_id}", ttl=60)
+def get(user_id: int, *, deep: bool = False) -> str:
+    return ""
+
+
+@cached
+async def fetch(user_id: int) -> bytes:
+    return b""
+
+
+class Repository:
+    @cached(key="user:{user_id}")
+    def get(self, user_id: int) -> str:
+        return ""
+
+    @cached
+    @classmethod
+    def count(cls, where: str) -> int:
+        return 0
+
+    @invalidates("user:{user_id}")
+    def rename(self, user_id: int, name: str) -> bool:
+        return True
+
+
+repository = Repository()
+
+get("1")  # wrong
+get(1, True)  # wrong
+get.invalidate()  # wrong
+get.key(name="x")  # wrong
+number: int = get(1)  # wrong
+get.refresh(1, deep=3)  # wrong
+get.nothing(1)  # wrong
+repository.get("1")  # wrong
+repository.get.invalidate("1")  # wrong
+repository.get()  # wrong
+Repository.count(5)  # wrong
+repository.rename(1)  # wrong
+text: bytes = fetch(1)  # wrong
+cached(ttl="soon")  # wrong
+cached(jitter="much")  # wrong
+cached(nonsense=True)  # wrong
+Cache(namespace=5)  # wrong
+cache.invalidate(7)  # wrong
