@@ -299,7 +299,7 @@ class Reader:
             return self.codec.share(flight.outcome)
         if flight.outcome is NOTHING or flight.proven:
             return AGAIN  # abandoned; or it was sealed before this caller came, and the value is in the cache now
-        return (yield from self._bypass(key, arrived, sync))  # refused: it must not happen to the same caller twice
+        return (yield from self._bypass(key, arrived, sync, behind=flight))  # refused: not twice to the same caller
 
     def _lead(self, key: str, token: Any, flight: Flight) -> Steps:
         """Load and fill, with the lease `token`."""
@@ -331,12 +331,15 @@ class Reader:
         flights.end(flight, NOTHING if is_one_shot(outcome) else outcome, proven=answer is True)
         return outcome
 
-    def _bypass(self, key: str, arrived: int, sync: bool) -> Steps:
-        """Load and fill nothing, in the queue: the load running now and the next serve everybody who is here."""
+    def _bypass(self, key: str, arrived: int, sync: bool, behind: Flight | None = None) -> Steps:
+        """Load and fill nothing, in the queue: the load running now and the next serve everybody who is here.
+
+        The followers of one refused flight stand `behind` it: one load serves them all, however late each wakes.
+        """
         core, flights = self.core, self.core.flights
         self.counters.bypassed += 1
         deadline = time.monotonic() + core.lease
-        flight, leads = flights.enqueue(key + self.codec.identity)
+        flight, leads = flights.enqueue(key + self.codec.identity) if behind is None else flights.after(behind)
         while not leads:
             self._refuse_recursion(flight, key)
             left = deadline - time.monotonic()

@@ -1,0 +1,110 @@
+"""Fixtures for all tests: real servers, and a namespace of one's own on them.
+
+The servers of the session are shared and never flushed: a test keeps to a fresh `namespace`. A test that kills,
+restarts, freezes or floods a server takes its own from `new_redis` or `new_memcached`.
+
+A test that uses one of these fixtures, also by way of another fixture, is marked `server` by itself, so that
+`pytest -m "not server"` runs all others. A parameter that picks a server with `request.getfixturevalue` has to be
+marked by hand: `pytest.param("redis_server", marks=pytest.mark.server)`.
+
+Async tests are plain functions that call `asyncio.run`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+from servers import MariaDBServer, MemcachedServer, PostgresServer, RedisServer, ValkeyServer
+
+SERVER_FIXTURES = frozenset({
+    "mariadb_server", "memcached_ring", "memcached_server", "new_memcached", "new_redis", "postgres_server",
+    "redis_server", "valkey_server",
+})  # fmt: skip
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what uses a server."""
+    for item in items:
+        if SERVER_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.server)
+
+
+def pytest_report_header() -> str:
+    """Say which cacheside is tested: the one in the checkout, or an installed one."""
+    found = importlib.util.find_spec("cacheside")
+    return f"cacheside: {found.origin if found is not None else 'not importable'}"
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A namespace that no other test has ever used."""
+    return f"t{uuid.uuid4().hex}"
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """The Redis of this session."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[ValkeyServer]:
+    """The Valkey of this session."""
+    with ValkeyServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def memcached_server() -> Iterator[MemcachedServer]:
+    """The memcached of this session."""
+    with MemcachedServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def memcached_ring() -> Iterator[list[MemcachedServer]]:
+    """Three more, to be used as one ring."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(MemcachedServer()) for _ in range(3)]
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """The PostgreSQL of this session."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[MariaDBServer]:
+    """The MariaDB of this session."""
+    with MariaDBServer() as server:
+        yield server
+
+
+@pytest.fixture
+def new_redis() -> Iterator[Callable[..., RedisServer]]:
+    """Start a Redis for this test alone: `new_redis(*args, tls=False)`."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*args: str, tls: bool = False) -> RedisServer:
+            return stack.enter_context(RedisServer(*args, tls=tls))
+
+        yield start
+
+
+@pytest.fixture
+def new_memcached() -> Iterator[Callable[..., MemcachedServer]]:
+    """Start a memcached for this test alone: `new_memcached(*args, unix=False)`."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*args: str, unix: bool = False) -> MemcachedServer:
+            return stack.enter_context(MemcachedServer(*args, unix=unix))
+
+        yield start

@@ -1,0 +1,112 @@
+"""What the tests of the memcached backend share: one way to call it in both colours, and servers that misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from servers import HOST, MemcachedServer
+
+from cacheside.backends.memcached import MemcachedBackend
+
+COLOURS = ("sync", "async")
+
+
+class Adapter:
+    """One `MemcachedBackend` behind plain calls; the async colour runs on a loop that lives as long as the adapter."""
+
+    def __init__(self, backend: MemcachedBackend, colour: str) -> None:
+        self.backend = backend
+        self.runner = asyncio.Runner() if colour == "async" else None
+
+    def __getattr__(self, verb: str) -> Callable[..., Any]:
+        runner = self.runner
+        if runner is None:
+            return lambda *args: getattr(self.backend, verb)(*args)
+        return lambda *args: runner.run(self._awaited(verb, args))
+
+    async def _awaited(self, verb: str, args: tuple[Any, ...]) -> Any:
+        return await getattr(self.backend.aio, verb)(*args)
+
+    def together(self, count: int, verb: str, *args: Any) -> list[Any]:
+        """The answers, or errors, of `count` calls that run at the same time: a thread or a task each."""
+        if self.runner is None:
+            with ThreadPoolExecutor(count) as threads:
+                calls = [threads.submit(getattr(self.backend, verb), *args) for _ in range(count)]
+                return [call.exception() or call.result() for call in calls]
+
+        async def gather() -> list[Any]:
+            return await asyncio.gather(*(self._awaited(verb, args) for _ in range(count)), return_exceptions=True)
+
+        return self.runner.run(gather())
+
+    def store(self, key: str, stored: bytes, ttl: float | None = 60) -> None:
+        """Fill `key`, which holds nothing."""
+        assert self.fill(key, self.lookup(key, 10).token, stored, ttl)
+
+    def end(self) -> None:
+        """Close the connections, and the loop."""
+        self.close()
+        if self.runner is not None:
+            self.runner.close()
+
+
+Open = Callable[..., Adapter]
+
+
+@contextlib.contextmanager
+def opener(colour: str) -> Iterator[Open]:
+    """Makes adapters for servers, or their texts: `make(*servers, **options)`. They end with the block."""
+    with contextlib.ExitStack() as stack:
+
+        def make(*servers: MemcachedServer | str, timeout: float = 5.0, **options: Any) -> Adapter:
+            texts = [server if isinstance(server, str) else server.address for server in servers]
+            adapter = Adapter(MemcachedBackend(texts, timeout=timeout, **options), colour)
+            stack.callback(adapter.end)
+            return adapter
+
+        yield make
+
+
+def say(server: MemcachedServer, command: bytes) -> bytes:
+    """What the server answers to somebody else's command, on a connection of its own."""
+    with socket.create_connection((HOST, server.port), timeout=5) as sock:
+        sock.sendall(command + b"mn\r\n")
+        heard = b""
+        while not heard.endswith(b"MN\r\n"):
+            heard += sock.recv(65536)
+        return heard.removesuffix(b"MN\r\n")
+
+
+class Impostor:
+    """Listens like a memcached, and answers whatever arrives with the same bytes; with none: closes."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+        self._listener = socket.create_server((HOST, 0))
+        self._port = self._listener.getsockname()[1]
+        self.address = f"{HOST}:{self._port}"
+        self.served = 0
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            with self._listener.accept()[0] as sock, contextlib.suppress(ConnectionError):
+                if not sock.recv(4096):
+                    return
+                self.served += 1
+                if self._answer:
+                    sock.sendall(self._answer)
+                    sock.recv(4096)  # until the client goes
+
+    def close(self) -> None:
+        """A client that says nothing ends it."""
+        socket.create_connection((HOST, self._port), timeout=5).close()
+        self._thread.join()
+        self._listener.close()
