@@ -104,7 +104,7 @@ class Cache:
             return own if wanted is None or wanted == own.name else serializers.create(wanted)
 
         self._home = Home(self._core, options["ttl"], choose, clock or time.time)
-        self.cached = CachedFactory(lambda: self._home, bound=True)
+        self.cached: CachedFactory = CachedFactory(lambda: self._home, bound=True)
         """The decorator `cached`, bound to this cache."""
 
     def __repr__(self) -> str:
@@ -283,7 +283,7 @@ def _default_home() -> Home:
     return (_default or default_cache())._home
 
 
-cached = CachedFactory(_default_home, bound=False)
+cached: CachedFactory = CachedFactory(_default_home, bound=False)
 """Cache what a function returns, on the default cache. See `CachedFactory.__call__` for all options."""
 
 

@@ -101,10 +101,10 @@ class Core:
         either = backend or aio
         assert either is not None  # Cache has made sure of it
         self.capabilities: frozenset[Capability] = either.capabilities
-        self.flights = Flights()
-        self.pending = Pending()
-        self.health = Health(label)
-        self.book = StatsBook()
+        self.flights: Flights = Flights()
+        self.pending: Pending = Pending()
+        self.health: Health = Health(label)
+        self.book: StatsBook = StatsBook()
 
     def invalidate(self, keys: Collection[str]) -> Steps:
         """Drop `keys` (as the backend knows them). If that fails they are pending: bypassed until it succeeds.

@@ -157,7 +157,7 @@ class WireCodec:
         self._exceptions = {f"{cls.__module__}:{cls.__qualname__}": cls for cls in exceptions}
         self._value_header = self._header(b"v", serializer.name, version)
         self._error_header = self._header(b"x", serializer.name, version)
-        self.identity = f"{serializer.name}\0{version}"
+        self.identity: str = f"{serializer.name}\0{version}"
 
     @staticmethod
     def _header(kind: bytes, *texts: str) -> bytes:

@@ -57,13 +57,13 @@ class Flight:
     __slots__ = ("_wakers", "began", "done", "key", "loop", "next", "outcome", "proven", "sealed", "thread")
 
     def __init__(self, key: str) -> None:
-        self.key = key
-        self.loop = running_loop()
-        self.thread = threading.get_ident()
+        self.key: str = key
+        self.loop: Any = running_loop()
+        self.thread: int = threading.get_ident()
         self.began: int | None = None
-        self.sealed = False
-        self.done = False
-        self.proven = False
+        self.sealed: bool = False
+        self.done: bool = False
+        self.proven: bool = False
         self.outcome: Any = NOTHING
         self.next: Flight | None = None
         self._wakers: list[Callable[[], object]] | None = []

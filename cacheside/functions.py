@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -12,7 +13,7 @@ from .expiry import Ttl
 from .keymaker import KeyMaker
 from .options import Options
 from .serializers import Serializer
-from .stats import CacheInfo
+from .stats import CacheInfo, Counters
 
 
 class Switch:
@@ -40,10 +41,13 @@ class Home:
         serializer: Callable[[str | Serializer | None], Serializer],
         wall: Callable[[], float],
     ) -> None:
-        self.core = core
-        self.ttl = ttl
-        self.serializer = serializer
-        self.wall = wall
+        self.core: Core = core
+        self.ttl: Ttl = ttl
+        self.serializer: Callable[[str | Serializer | None], Serializer] = serializer
+        self.wall: Callable[[], float] = wall
+
+
+_making = threading.Lock()
 
 
 class Runtime:
@@ -52,12 +56,12 @@ class Runtime:
     def __init__(self, function: Function, home: Home) -> None:
         core, options = home.core, function.options
         self.home = home
-        self.core = core
-        self.in_process = "in_process" in core.capabilities
-        self.stores = "stores" in core.capabilities
+        self.core: Core = core
+        self.in_process: bool = "in_process" in core.capabilities
+        self.stores: bool = "stores" in core.capabilities
         if not self.in_process:
             function.keys.check_server()
-        self.counters = core.book.open(function.name, self)
+        self.counters: Counters = core.book.open(function.name, self)
         serializer = home.serializer(
             options.serializer
         )  # checked even where it is not used: memory stands in for a server
@@ -70,7 +74,7 @@ class Runtime:
         policy = Policy(
             function.name, function.where, options.expiry(home.ttl), options.cache_if, options.cache_exceptions
         )
-        self.reader = Reader(core, policy, codec, self.counters)
+        self.reader: Reader = Reader(core, policy, codec, self.counters)
 
 
 class Function:
@@ -87,10 +91,12 @@ class Function:
         self.options = options
         qualname = getattr(fn, "__qualname__", type(fn).__qualname__)
         module = getattr(fn, "__module__", None) or "?"
-        self.name = f"{module}.{qualname}"
+        self.name: str = f"{module}.{qualname}"
         code = getattr(fn, "__code__", None)
-        self.where = (code.co_filename, code.co_firstlineno, module) if code else ("<unknown>", 1, module)
-        self.keys = KeyMaker(fn, self.name, options.key, options.ignore, str(options.version))
+        self.where: tuple[str, int, str] = (
+            (code.co_filename, code.co_firstlineno, module) if code else ("<unknown>", 1, module)
+        )
+        self.keys: KeyMaker = KeyMaker(fn, self.name, options.key, options.ignore, str(options.version))
         self._home = home
         self._runtime: Runtime | None = None
 
@@ -99,7 +105,10 @@ class Function:
         home = self._home()
         runtime = self._runtime
         if runtime is None or runtime.home is not home:
-            runtime = self._runtime = Runtime(self, home)
+            with _making:  # else two first calls would count in two places
+                runtime = self._runtime
+                if runtime is None or runtime.home is not home:
+                    runtime = self._runtime = Runtime(self, home)
         return runtime
 
     def text(self, runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

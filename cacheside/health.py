@@ -25,7 +25,7 @@ class Health:
     def __init__(self, label: str) -> None:
         self._label = label
         self._lock = threading.Lock()
-        self.failing = False
+        self.failing: bool = False
 
     def failed(self, error: Exception) -> None:
         """A command failed: the first in a row is logged."""

@@ -36,7 +36,7 @@ class KeyMaker:
         ignore: Collection[str],
         version: str,
     ) -> None:
-        self.binder = Binder(inspect.signature(fn))
+        self.binder: Binder = Binder(inspect.signature(fn))
         self.name = name
         self.version = version
         names = list(self.binder.signature.parameters)

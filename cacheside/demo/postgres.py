@@ -15,6 +15,7 @@ from .stores import COLUMNS, CONNECTIONS, Progress, Store, StoreFailed, new_rows
 
 try:
     import psycopg
+    from psycopg.conninfo import conninfo_to_dict
 except ImportError as error:  # psycopg itself, or the libpq that it would have to find
     raise MissingExtraError(
         "the store postgresql:// needs the package 'psycopg': pip install 'cacheside[postgresql]'"
@@ -64,9 +65,7 @@ class PostgresStore:
         connection = await idle.get()
         try:
             if connection is None:
-                connection = await psycopg.AsyncConnection.connect(
-                    self._url, autocommit=True, connect_timeout=PATIENCE
-                )
+                connection = await psycopg.AsyncConnection.connect(self._url, autocommit=True, connect_timeout=PATIENCE)
             cursor = await connection.execute(sql.encode(), args)
             return await cursor.fetchone()
         finally:
@@ -109,7 +108,7 @@ class PostgresStore:
 def open_postgres(url: str, progress: Progress) -> Iterator[Store]:
     """A new table in the database at `url`. See `open_store`."""
     try:
-        psycopg.conninfo.conninfo_to_dict(url)
+        conninfo_to_dict(url)
     except psycopg.ProgrammingError:  # its text may quote the password, and so may the chain
         raise ConfigurationError(f"malformed PostgreSQL URL {masked(url)!r}") from None
     try:

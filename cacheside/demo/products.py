@@ -30,11 +30,10 @@ class Products:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._select = f"SELECT id, name, price, version FROM {store.table} WHERE id = {store.mark}"
-        self._update = (
-            f"UPDATE {store.table} SET price = {store.mark}, version = version + 1 WHERE id = {store.mark} RETURNING version"
-        )
-        self._sum = f"SELECT count(*), sum(price) FROM {store.table}"
+        table, mark = store.table, store.mark
+        self._select = f"SELECT id, name, price, version FROM {table} WHERE id = {mark}"
+        self._update = f"UPDATE {table} SET price = {mark}, version = version + 1 WHERE id = {mark} RETURNING version"
+        self._sum = f"SELECT count(*), sum(price) FROM {table}"
         self.summary_loads: list[str] = []
 
     @cached(key="product:{product_id}", ttl=60)

@@ -34,10 +34,12 @@ class Store(Protocol):
     @property
     def table(self) -> str:
         """The name of the table."""
+        ...
 
     @property
     def mark(self) -> str:
         """What stands for an argument in a statement."""
+        ...
 
     def query(self, sql: str, *args: object) -> Any:
         """Run one statement and return its first row. What it has written is committed."""
@@ -47,6 +49,7 @@ class Store(Protocol):
 
     def rows(self) -> list[Any]:
         """All rows: (id, name, price, version)."""
+        ...
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""

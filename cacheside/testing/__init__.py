@@ -13,8 +13,9 @@ from collections.abc import Iterator
 
 from ..functions import Switch
 from .bench import Subject
-from .calls import FunctionPromises
 from .protocol import ProtocolPromises
+from .reads import ReadPromises
+from .writes import WritePromises
 
 __all__ = ["BackendConformance", "FakeClock", "Subject", "disabled"]
 
@@ -56,9 +57,9 @@ class FakeClock:
 def disabled() -> Iterator[None]:
     """No caching in the whole process inside the block: every call of a cached function calls the function itself.
 
-    Invalidations are still sent, so nothing stale is left behind for the time after the block. Blocks may be nested, and
-    may overlap in several threads and tasks: caching is on again when the last one has ended. It is a plain ``with``,
-    around async code too.
+    Invalidations are still sent, so nothing stale is left behind for the time after the block. Blocks may be nested,
+    and may overlap in several threads and tasks: caching is on again when the last one has ended. It is a plain
+    ``with``, around async code too.
 
     A load that was under way when the block began may still be stored.
     """
@@ -71,10 +72,10 @@ def disabled() -> Iterator[None]:
             Switch.off -= 1
 
 
-class BackendConformance(ProtocolPromises, FunctionPromises):
+class BackendConformance(ProtocolPromises, ReadPromises, WritePromises):
     """What every backend has to do, as tests for pytest: inherit them, and say what is to be tested.
 
-    Each test exists once and runs in both colours. They take a minute to set up:
+    Each test exists once and runs in both colours; its docstring is the promise it checks.
 
     >>> from cacheside.testing import BackendConformance, FakeClock, Subject
     >>> class TestMyBackend(BackendConformance):
@@ -82,8 +83,8 @@ class BackendConformance(ProtocolPromises, FunctionPromises):
     ...     def subject(self):
     ...         return Subject(MyBackend("localhost:4711"))
 
-    **The whole server is cleared**: give the tests one of their own, or a database of their own on it. A backend with the
-    capability "in_process" has to be new for each test; its time is best a `FakeClock`:
+    **The whole server is cleared**: give the tests one of their own, or a database of their own on it. A backend with
+    the capability "in_process" has to be new for each test; its time is best a `FakeClock`:
     ``Subject(MyBackend(clock=clock), clock.advance)``.
 
     A backend for one colour only sets ``colours = ("sync",)`` or ``("async",)`` on the class. To see values in failed

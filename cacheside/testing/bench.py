@@ -12,7 +12,6 @@ import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
@@ -22,12 +21,14 @@ from ..cache import Cache
 
 if TYPE_CHECKING:
     import asyncio
+    from concurrent.futures import Future
 
 T = TypeVar("T")
 Colour: TypeAlias = Literal["sync", "async"]
 
 PATIENCE = 30.0  # seconds after which a call that does not come back, or a wait, is a failed test
 CROWD = 20
+SHORT, LONG = 0.1, 3600.0  # seconds: something that expires in a test, and something that does not
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ class _Loop:
     """An event loop in its own thread."""
 
     def __init__(self) -> None:
+        from concurrent.futures import Future
+
         self._started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
         self._thread = threading.Thread(target=self._run, name="cacheside-testing")
         self._thread.start()
@@ -106,11 +109,13 @@ class _Loop:
 class Bench:
     """`subject` in one colour, for one test; a context manager that closes everything at its end.
 
-    The verbs of the protocol are here under their own names, and block in both colours. A backend in this process has no
-    awaitable form: the async colour calls its plain form inside the event loop, as async functions do.
+    The verbs of the protocol are here under their own names, and block in both colours. A backend in this process has
+    no awaitable form: the async colour calls its plain form inside the event loop, as async functions do.
     """
 
     def __init__(self, subject: Subject, colour: Colour) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
         core = Cache(subject.backend)._core
         self.colour = colour
         self.plain, self.aio = core.backend, core.aio
@@ -119,9 +124,10 @@ class Bench:
         self._name = f"t{uuid.uuid4().hex}"
         form = self.plain if colour == "sync" or "in_process" in core.capabilities else self.aio
         assert form is not None, f"{subject.backend!r} has no form for {colour} functions: set `colours` on your class"
-        self._form = form
+        self.form = form
         self._loop = _Loop() if colour == "async" else None
         self._threads = ThreadPoolExecutor(CROWD)
+        self._gates: list[Gate] = []
 
     def __enter__(self) -> Bench:
         return self
@@ -129,6 +135,8 @@ class Bench:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for gate in self._gates:  # of a test that failed before it could
+            gate.open()
         try:
             self.close()
             if self._subject.aclose is not None and self._loop is not None:
@@ -142,33 +150,33 @@ class Bench:
 
     def lookup(self, key: str, lease: float = 60) -> Answer:
         """See `Backend.lookup`."""
-        answer: Answer = self.call(self._form.lookup, key, lease)
+        answer: Answer = self.call(self.form.lookup, key, lease)
         return answer
 
     def replace(self, key: str, seen: Any, lease: float = 60) -> Answer:
         """See `Backend.replace`."""
-        answer: Answer = self.call(self._form.replace, key, seen, lease)
+        answer: Answer = self.call(self.form.replace, key, seen, lease)
         return answer
 
     def fill(self, key: str, token: Any, stored: Any, ttl: float | None = 60) -> bool:
         """See `Backend.fill`."""
-        return bool(self.call(self._form.fill, key, token, stored, ttl))
+        return bool(self.call(self.form.fill, key, token, stored, ttl))
 
     def release(self, key: str, token: Any) -> bool:
         """See `Backend.release`."""
-        return bool(self.call(self._form.release, key, token))
+        return bool(self.call(self.form.release, key, token))
 
     def invalidate(self, *keys: str) -> None:
         """See `Backend.invalidate`."""
-        self.call(self._form.invalidate, keys)
+        self.call(self.form.invalidate, keys)
 
     def clear(self, prefix: str | None) -> None:
         """See `Backend.clear`."""
-        self.call(self._form.clear, prefix)
+        self.call(self.form.clear, prefix)
 
     def close(self) -> None:
         """See `Backend.close`."""
-        self.call(self._form.close)
+        self.call(self.form.close)
 
     # What tests do with it all the time.
 
@@ -212,6 +220,12 @@ class Bench:
     def cache(self, **options: Any) -> Cache:
         """A cache over the backend, in a namespace of this test's own. Those of one test share their entries."""
         return Cache(self._subject.backend, namespace=self._name, **options)
+
+    def gate(self) -> Gate:
+        """A new gate, opened at the end of the test at the latest."""
+        gate = Gate()
+        self._gates.append(gate)
+        return gate
 
     def function(self, fn: Callable[..., Any], gate: Gate | None = None) -> Any:
         """`fn` as a function of this colour, with its signature. At the gate it stops after `fn`, before it returns."""

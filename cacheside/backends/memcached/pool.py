@@ -50,8 +50,8 @@ class Waiter(Generic[C, E]):
     __slots__ = ("before", "event", "granted")
 
     def __init__(self, before: int | None, event: E) -> None:
-        self.before = before
-        self.event = event
+        self.before: int | None = before
+        self.event: E = event
         self.granted: C | Verdict | None = None
 
 

@@ -98,7 +98,7 @@ class Ring:
     def __init__(self, servers: Sequence[str]) -> None:
         if isinstance(servers, (str, bytes)):
             raise ConfigurationError("memcached servers are given as a list: MemcachedBackend(['localhost:11211'])")
-        self.servers = tuple(parse_server(text) for text in servers)
+        self.servers: tuple[Server, ...] = tuple(parse_server(text) for text in servers)
         if not self.servers:
             raise ConfigurationError(f"a memcached backend needs at least one server: {SPELLINGS}")
         names = [server.name for server in self.servers]

@@ -25,7 +25,7 @@ DEFAULT_LIMIT = 64
 PATIENCE = 5.0  # seconds that a caller waits for a connection: a stampede has to queue, not to fail
 
 
-class Connection(Client):  # type: ignore[misc]  # the base is untyped
+class _Connection(Client):  # type: ignore[misc]  # the base is untyped
     """One connection to one server. `connect` is the only thing that opens it: its stamp must not lie."""
 
     opened = 0
@@ -48,7 +48,8 @@ class Connection(Client):  # type: ignore[misc]  # the base is untyped
         else:
             found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
             for left, (*_, address) in zip(reversed(range(len(found))), found, strict=True):
-                self.server = address[:2]  # pymemcache itself tries the first address of a name only
+                # pymemcache itself tries the first address of a name only
+                self.server: tuple[str, int] | tuple[int, bytes] = address[:2]
                 try:
                     self._connect()
                     break
@@ -70,7 +71,7 @@ class Connection(Client):  # type: ignore[misc]  # the base is untyped
         self.close()
 
 
-_Pool: TypeAlias = Pool[Connection, threading.Event]
+_Pool: TypeAlias = Pool[_Connection, threading.Event]
 
 
 class _Node:
@@ -122,7 +123,7 @@ class _Node:
         for connection in self._pool.forget():
             connection.close()
 
-    def _take(self, pool: _Pool, before: int | None) -> tuple[Connection | None, bool]:
+    def _take(self, pool: _Pool, before: int | None) -> tuple[_Connection | None, bool]:
         """A connection, and whether it is new; None if no connection may carry the command."""
         with self._lock:
             granted = pool.take(before)
@@ -134,7 +135,7 @@ class _Node:
             return self._open(pool), True
         return granted, False
 
-    def _wait(self, pool: _Pool, waiter: Waiter[Connection, threading.Event]) -> Connection | Verdict:
+    def _wait(self, pool: _Pool, waiter: Waiter[_Connection, threading.Event]) -> _Connection | Verdict:
         try:
             if waiter.event.wait(PATIENCE) and waiter.granted is not None:
                 return waiter.granted
@@ -149,8 +150,8 @@ class _Node:
                 unused.close()
             raise
 
-    def _open(self, pool: _Pool) -> Connection:
-        connection = Connection(self._server, self._timeout)
+    def _open(self, pool: _Pool) -> _Connection:
+        connection = _Connection(self._server, self._timeout)
         try:
             connection.connect(self._clock)
         except BaseException as error:
@@ -164,18 +165,18 @@ class _Node:
             pool.opened(connection)
         return connection
 
-    def _give(self, pool: _Pool, connection: Connection) -> None:
+    def _give(self, pool: _Pool, connection: _Connection) -> None:
         with self._lock:
             kept = pool.give(connection)
         if not kept:
             connection.close()
 
-    def _drop(self, pool: _Pool, connection: Connection) -> None:
+    def _drop(self, pool: _Pool, connection: _Connection) -> None:
         connection.close()
         with self._lock:
             pool.drop(connection)
 
-    def _close_all(self, remove: Callable[[], list[Connection]]) -> None:
+    def _close_all(self, remove: Callable[[], list[_Connection]]) -> None:
         with self._lock:
             connections = remove()
         for connection in connections:

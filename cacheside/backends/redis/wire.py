@@ -69,7 +69,7 @@ def _token() -> bytes:
 
 
 def _ms(seconds: float) -> int:
-    return max(1, round(seconds * 1000))
+    return min(max(1, round(seconds * 1000)), 10**14)  # three thousand years; the server's own limit is not far above
 
 
 def _checked(reply: Any) -> Any:

@@ -1,0 +1,91 @@
+"""The command ``cacheside``. It needs the extra `cli`, and says so where that is missing.
+
+Annotations are not postponed in this file: typer evaluates them, and knows nothing of what `main` has imported.
+"""
+
+import signal
+import sys
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+if TYPE_CHECKING:
+    import typer
+
+
+def main() -> None:
+    """Run the command with the arguments of this process. Ends the process; 2 means that it could not run."""
+    try:
+        app = make_app()
+    except ModuleNotFoundError as error:
+        if (error.name or "cacheside").partition(".")[0] == "cacheside":
+            raise
+        fail(f"the command needs the package {error.name!r}: pip install 'cacheside[cli]'")
+    app()
+
+
+def make_app() -> "typer.Typer":
+    """The command and its subcommands."""
+    import rich  # noqa: F401 (not used here: if it is missing that should be said before anything else)
+    import typer
+
+    from . import __version__
+
+    app = typer.Typer(name="cacheside", add_completion=False, pretty_exceptions_enable=False)
+
+    @app.callback(invoke_without_command=True)
+    def root(
+        context: typer.Context,
+        version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    ) -> None:
+        """Cache-aside for Python: decorated reads and writes, never stale by a race."""
+        if version:
+            print(f"cacheside {__version__}")
+        elif context.invoked_subcommand is None:
+            print(context.get_help())
+
+    @app.command()
+    def demo(
+        cache: Annotated[str, typer.Option(help="A cache: memory://, redis://..., memcached://...")] = "memory://",
+        store: Annotated[str, typer.Option(help="A store: sqlite://, postgresql://...")] = "sqlite://",
+        seconds: Annotated[float, typer.Option(min=1.0, help="About how long it takes.")] = 10.0,
+        as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON, and nothing else.")] = False,
+    ) -> None:
+        """Real traffic on a real store, and proof that no read was stale.
+
+        It fills a store with 50,000 rows (a SQLite file, or a table of its own in your database), reads and writes
+        through decorated functions from threads and tasks, sets a thousand callers on one cold key, and removes the
+        store again. Exit status: 0; 1 if a stale read was seen; 2 if it could not run.
+        """
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # like Ctrl-C: the store is removed on the way out
+        raise typer.Exit(run_demo(cache, store, seconds, as_json))
+
+    return app
+
+
+def run_demo(cache: str, store: str, seconds: float, as_json: bool) -> int:
+    """Run the demo and print what came out; the exit status."""
+    import dataclasses
+    import json
+
+    from . import demo
+    from .demo import view
+    from .errors import CachesideError
+
+    try:
+        if as_json:
+            figures = demo.run(cache, store, seconds, lambda name: lambda done: None)
+        else:
+            with view.Bars() as bars:
+                figures = demo.run(cache, store, seconds, bars.phase)
+    except CachesideError as error:
+        fail(str(error))
+    if as_json:
+        print(json.dumps(dataclasses.asdict(figures), indent=2))
+    else:
+        view.print_table(figures)
+    return 1 if figures.stale_reads else 0
+
+
+def fail(message: str) -> NoReturn:
+    """Say in one line why the command could not run, and end with status 2."""
+    print("cacheside:", " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
