@@ -78,6 +78,8 @@ def run_demo(cache: str, store: str, seconds: float, as_json: bool) -> int:
                 figures = demo.run(cache, store, seconds, bars.phase)
     except CachesideError as error:
         fail(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
     if as_json:
         print(json.dumps(dataclasses.asdict(figures), indent=2))
     else:

@@ -6,7 +6,6 @@ It is told what to do in JSON, as its only argument. It says "ready", waits for 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import mmap
 import os
@@ -40,7 +39,6 @@ class Crowd:
         self.processes: int = options["processes"]
         self.seconds: float = options["seconds"]
         self.cache = open_cache(options)
-        self._entered = itertools.count(1)
         self.get = self.cache.cached(key="item:{item}")(self.load)
 
         @self.cache.cached(key="item:{item}")
@@ -50,7 +48,7 @@ class Crowd:
         self.aget = aget
 
     def load(self, item: int) -> str:
-        """Leave a line, wait for all callers of all processes to be under way, and take a while."""
+        """Leave a line, wait until all callers of all processes have looked up, and take a while."""
         with self.log.open("a") as file:  # O_APPEND: a short line is written as a whole
             file.write(f"{os.getpid()}\n")
         end = time.monotonic() + PATIENCE
@@ -59,33 +57,27 @@ class Crowd:
         time.sleep(self.seconds)
         return f"item {item}"
 
-    def enter(self) -> None:
-        """Count a caller that is about to call; the last one says that this process is complete."""
-        if next(self._entered) == self.threads + self.tasks:
-            (self.arrivals / str(os.getpid())).touch()
+    def tell_when_complete(self) -> None:
+        """Say that all callers of this process have looked up."""
+        end = time.monotonic() + PATIENCE
+        while sum(self.cache.stats().totals[:2]) < self.threads + self.tasks and time.monotonic() < end:
+            time.sleep(0.01)  # hits and misses: each call is one of them
+        (self.arrivals / str(os.getpid())).touch()
 
     def run(self) -> dict[str, Any]:
         """Call from all of them; returns what they got."""
 
-        def plain() -> str:
-            self.enter()
-            return self.get(1)
-
-        async def call() -> str:
-            self.enter()
-            return await self.aget(1)
-
         async def tasks() -> list[str]:
             async with self.cache:
-                return await asyncio.gather(*(call() for _ in range(self.tasks)))
+                return await asyncio.gather(*(self.aget(1) for _ in range(self.tasks)))
 
-        with ThreadPoolExecutor(self.threads + 1) as threads:
+        with ThreadPoolExecutor(self.threads + 2) as threads:
+            threads.submit(self.tell_when_complete)
             loop = threads.submit(asyncio.run, tasks())
-            plain_calls = [threads.submit(plain) for _ in range(self.threads)]
+            plain_calls = [threads.submit(self.get, 1) for _ in range(self.threads)]
             values = [*loop.result(), *(each.result() for each in plain_calls)]
         self.cache.close()
-        totals = self.cache.stats().totals
-        return {"values": values, "loads": totals.loads, "errors": totals.errors, "coalesced": totals.coalesced}
+        return {"values": values, **self.cache.stats().totals._asdict()}
 
 
 class Floor:

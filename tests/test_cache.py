@@ -336,7 +336,7 @@ def test_memory_caches_are_private() -> None:
 
 
 def test_clear_and_close() -> None:
-    """`clear` drops everything and kills leases; `close` is idempotent, and the cache works afterwards; both as blocks."""
+    """`clear` drops everything; `close` is idempotent and not the end; a cache is a block in both colours."""
     cache = Cache()
 
     @cache.cached("row:{row}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -196,6 +196,13 @@ def test_script_path_is_taken(redis_server: RedisServer) -> None:
         commands = form._protocol.lookup("k", 1)  # type: ignore[union-attr]  # both forms share it
         assert next(commands)[0] == "EVALSHA"
         commands.close()
+
+
+@pytest.mark.parametrize("colour", BackendConformance.colours)
+def test_new_ring(new_memcached: Callable[..., MemcachedServer], colour: Any) -> None:
+    """Servers of a ring that were just started count alike; a token still is worth nothing on another key."""
+    backend = MemcachedBackend([new_memcached().address for _ in range(2)], timeout=TIMEOUT)
+    BackendConformance().test_token_of_another_key(Subject(backend), colour)
 
 
 # --- null ---

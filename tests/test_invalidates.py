@@ -72,7 +72,7 @@ def test_template_target(backend: Recorder) -> None:
 
 @pytest.mark.parametrize("target", [get_user, aget_user])
 def test_function_target(backend: Recorder, target: Any) -> None:
-    """A cached function of either colour is a target of a write of either colour, by the parameters of the same names."""
+    """A cached function of either colour is a target of writes of both, by the parameters of the same names."""
 
     @invalidates(target)
     def rename(name: str, user_id: int) -> None: ...

@@ -64,12 +64,11 @@ def test_one_try_at_a_time() -> None:
 def test_never_forgets(steps: list[tuple[str, str]]) -> None:
     """Whatever the order of failures, sendings and deliveries: a key is free only if a delivery that was sent after
     its last failure has succeeded."""
-    pending, now = Pending(limit=2), 0
+    pending = Pending(limit=2)
     failed: dict[str, int] = {}
     sent: list[tuple[int, Any]] = []
     free_since: dict[str, int] = {}
-    for kind, key in steps:
-        now += 1
+    for now, (kind, key) in enumerate(steps, 1):
         if kind == "f":
             pending.add([key])
             failed[key] = now

@@ -82,7 +82,8 @@ class Backend(Protocol):
     def replace(self, key: str, seen: Any, lease: float) -> Leased | Busy:
         """Turn the entry `seen`, which is of no use to the caller, into a lease of the caller's.
 
-        Only if the key still holds that very entry, or nothing: else `Busy`, and the caller looks up again.
+        Only if the key still holds that very entry: else `Busy`, and the caller looks up again. If it holds nothing
+        any more, either will do.
         """
         ...
 

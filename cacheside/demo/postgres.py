@@ -16,10 +16,10 @@ from .stores import COLUMNS, CONNECTIONS, Progress, Store, StoreFailed, new_rows
 try:
     import psycopg
     from psycopg.conninfo import conninfo_to_dict
-except ImportError as error:  # psycopg itself, or the libpq that it would have to find
+except ImportError as _missing:  # psycopg itself, or the libpq that it would have to find
     raise MissingExtraError(
         "the store postgresql:// needs the package 'psycopg': pip install 'cacheside[postgresql]'"
-    ) from error
+    ) from _missing
 
 PATIENCE = 5  # seconds to connect
 
@@ -30,7 +30,7 @@ class PostgresStore:
     mark = "%s"
 
     def __init__(self, url: str) -> None:
-        self.table = f"cacheside_demo_{uuid.uuid4().hex}"
+        self.table: str = f"cacheside_demo_{uuid.uuid4().hex}"
         self._url = url
         # None: a connection that may still be opened.
         self._idle: queue.SimpleQueue[psycopg.Connection | None] = queue.SimpleQueue()

@@ -48,9 +48,9 @@ class Tally:
     """What one worker, or all of them, have seen."""
 
     def __init__(self) -> None:
-        self.reads = 0
-        self.writes = 0
-        self.stale_reads = 0
+        self.reads: int = 0
+        self.writes: int = 0
+        self.stale_reads: int = 0
         self.products: set[int] = set()
 
     def read(self, product: Product, floor: int) -> None:

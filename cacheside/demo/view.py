@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
@@ -76,7 +77,8 @@ def table(figures: Figures) -> Table:
 def caption(figures: Figures) -> str:
     """What the figures mean."""
     lines = [
-        f"{figures.cache} in front of {figures.store} with {figures.rows:,} rows, {figures.seconds:.1f} seconds.",
+        f"{escape(figures.cache)} in front of {escape(figures.store)} with {figures.rows:,} rows, "
+        f"{figures.seconds:.1f} seconds.",
         f"Staleness is checked: {figures.reads_checked:,} reads against the writes that had returned before "
         f"they began, and {figures.entries_checked:,} entries against the store at the end.",
         "Latency is that of one caller of a look-up by primary key, the cheapest read there is, and "

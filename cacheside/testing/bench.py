@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-from ..backends.base import Answer, AsyncBackend, Backend, Hit, Leased
+from ..backends.base import Answer, AsyncBackend, Backend, Capability, Hit, Leased
 from ..cache import Cache
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ Colour: TypeAlias = Literal["sync", "async"]
 
 PATIENCE = 30.0  # seconds after which a call that does not come back, or a wait, is a failed test
 CROWD = 20
-SHORT, LONG = 0.1, 3600.0  # seconds: something that expires in a test, and something that does not
+SHORT, LONG = 0.05, 3600.0  # seconds: something that expires in a test, and something that does not
 
 
 @dataclass(frozen=True)
@@ -117,14 +117,15 @@ class Bench:
         from concurrent.futures import ThreadPoolExecutor
 
         core = Cache(subject.backend)._core
-        self.colour = colour
-        self.plain, self.aio = core.backend, core.aio
-        self.capabilities = core.capabilities
+        self.colour: Colour = colour
+        self.plain: Backend | None = core.backend
+        self.aio: AsyncBackend | None = core.aio
+        self.capabilities: frozenset[Capability] = core.capabilities
         self._subject = subject
         self._name = f"t{uuid.uuid4().hex}"
         form = self.plain if colour == "sync" or "in_process" in core.capabilities else self.aio
         assert form is not None, f"{subject.backend!r} has no form for {colour} functions: set `colours` on your class"
-        self.form = form
+        self.form: Backend | AsyncBackend = form
         self._loop = _Loop() if colour == "async" else None
         self._threads = ThreadPoolExecutor(CROWD)
         self._gates: list[Gate] = []
@@ -202,7 +203,7 @@ class Bench:
 
     def advance(self, seconds: float) -> None:
         """Let `seconds` pass and a bit more, for clocks that do not quite agree."""
-        self._subject.advance(seconds + 0.05)
+        self._subject.advance(seconds + 0.02)
 
     def expired(self, key: str, seconds: float) -> bool:
         """Whether `key` comes free at the end of `seconds`, which began just now: asked with very short leases."""

@@ -186,7 +186,8 @@ class ReadPromises(Promises):
     @promise
     def test_methods(self, bench: Bench) -> None:
         """Methods, classmethods and staticmethods are cached, and invalidated through the instance or the class."""
-        cache, store = bench.cache(), Store()
+        store = Store()
+        cached: Any = bench.cache().cached
 
         def of_instance(self: Any, row: int) -> Any:
             return store.read((self.name, row))
@@ -198,9 +199,9 @@ class ReadPromises(Promises):
             return store.read(("static", row))
 
         class Shop:
-            method = cache.cached(key="{self.name}:{row}")(bench.function(of_instance))
-            class_method: Any = cache.cached(key="class:{cls.__name__}:{row}")(classmethod(bench.function(of_class)))
-            static_method: Any = cache.cached(key="static:{row}")(staticmethod(bench.function(of_nothing)))
+            method = cached(key="{self.name}:{row}")(bench.function(of_instance))
+            class_method = cached(key="class:{cls.__name__}:{row}")(classmethod(bench.function(of_class)))
+            static_method = cached(key="static:{row}")(staticmethod(bench.function(of_nothing)))
 
             def __init__(self, name: str) -> None:
                 self.name = name

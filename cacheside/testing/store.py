@@ -17,7 +17,7 @@ class Store:
 
     def __init__(self) -> None:
         self.rows: dict[Any, Any] = {}
-        self.reads = 0
+        self.reads: int = 0
 
     def read(self, row: Any) -> Any:
         """The row."""

@@ -1,4 +1,4 @@
-"""Misuse, one mistake a line marked `# wrong`: mypy --strict and pyright must refuse each of these lines, and no other."""
+"""Misuse, one mistake a line marked `# wrong`: mypy --strict and pyright refuse each of these lines, and no other."""
 
 from __future__ import annotations
 

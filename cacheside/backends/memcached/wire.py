@@ -40,10 +40,18 @@ _LONGEST_LINE = 2048
 
 
 class Cas(NamedTuple):
-    """An item, named by its CAS; `sent` is the stamp taken before the command that brought it was sent."""
+    """An item, named by its CAS; `sent` is the stamp taken before the command that brought it was sent.
+
+    The servers of a ring count each by itself, so a number says nothing without its `key`.
+    """
 
     number: int
     sent: int
+    key: bytes
+
+    def before(self, key: bytes) -> int:
+        """For `Command.before` of a command on `key`: the stamp; on another key 0, so that no connection carries it."""
+        return self.sent if self.key == key else 0
 
 
 class Reply(NamedTuple):
@@ -149,10 +157,11 @@ def whole_seconds(duration: float | None) -> int:
 def lookup(key: bytes, lease: float) -> Command[Answer]:
     """See `Backend.lookup`."""
     # N comes first: the server goes through the flags in turn, and N is where a new lease gets its expiry.
-    return Command(key, b"mg %b N%d v c f t\r\n" % (key, whole_seconds(lease)), _looked_up, again=True)
+    data = b"mg %b N%d v c f t\r\n" % (key, whole_seconds(lease))
+    return Command(key, data, partial(_looked_up, key), again=True)
 
 
-def _looked_up(replies: Sequence[Reply], sent: int, name: str) -> Answer:
+def _looked_up(key: bytes, replies: Sequence[Reply], sent: int, name: str) -> Answer:
     code, flags = _parse(replies[0].line)
     if code != b"VA":
         _refuse(replies[0].line, name)
@@ -161,7 +170,7 @@ def _looked_up(replies: Sequence[Reply], sent: int, name: str) -> Answer:
         raise ConfigurationError(
             f"the memcached {name} runs without CAS, so a lease cannot be checked: start memcached without -C"
         )
-    value, cas = replies[0].value, Cas(number, sent)
+    value, cas = replies[0].value, Cas(number, sent, key)
     if not value:
         if b"W" in flags:
             return Leased(cas)
@@ -173,13 +182,13 @@ def _looked_up(replies: Sequence[Reply], sent: int, name: str) -> Answer:
 def replace(key: bytes, seen: Cas, lease: float) -> Command[Leased | Busy]:
     """See `Backend.replace`."""
     data = b"ms %b 0 C%d c T%d F%b\r\n\r\n" % (key, seen.number, whole_seconds(lease), LEASE_FLAG)
-    return Command(key, data, _replaced, before=seen.sent, otherwise=Busy())
+    return Command(key, data, partial(_replaced, key), before=seen.before(key), otherwise=Busy())
 
 
-def _replaced(replies: Sequence[Reply], sent: int, name: str) -> Leased | Busy:
+def _replaced(key: bytes, replies: Sequence[Reply], sent: int, name: str) -> Leased | Busy:
     code, flags = _parse(replies[0].line)
     if code == b"HD":
-        return Leased(Cas(_number(flags.get(b"c", b"")), sent))
+        return Leased(Cas(_number(flags.get(b"c", b"")), sent, key))
     return Busy() if code in (b"EX", b"NF", b"NS") else _refuse(replies[0].line, name)
 
 
@@ -187,7 +196,7 @@ def fill(key: bytes, token: Cas, stored: Any, ttl: float | None) -> Command[bool
     """See `Backend.fill`."""
     head = b"ms %b %d C%d T%d F%b\r\n" % (key, len(stored), token.number, whole_seconds(ttl), VALUE_FLAG)
     decide = partial(_filled, len(stored))
-    return Command(key, b"%b%b\r\n" % (head, stored), decide, before=token.sent, otherwise=False)
+    return Command(key, b"%b%b\r\n" % (head, stored), decide, before=token.before(key), otherwise=False)
 
 
 def _filled(size: int, replies: Sequence[Reply], sent: int, name: str) -> bool:
@@ -199,7 +208,7 @@ def _filled(size: int, replies: Sequence[Reply], sent: int, name: str) -> bool:
 
 def release(key: bytes, token: Cas) -> Command[bool]:
     """See `Backend.release`."""
-    return Command(key, b"md %b C%d\r\n" % (key, token.number), _released, before=token.sent, otherwise=False)
+    return Command(key, b"md %b C%d\r\n" % (key, token.number), _released, before=token.before(key), otherwise=False)
 
 
 def _released(replies: Sequence[Reply], sent: int, name: str) -> bool:

@@ -10,7 +10,6 @@ from redis import Redis
 from redis.asyncio import Redis as AsyncioRedis
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
-from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from ...errors import ConfigurationError
@@ -22,6 +21,14 @@ from .wire import Protocol
 MAX_CONNECTIONS = 64  # for all threads of a process
 MAX_CONNECTIONS_OF_LOOP = 16  # for one event loop: more only makes them wait for each other's callbacks
 POOL_WAIT = 5.0  # seconds to wait for a connection of our own pool; a crowd must not turn into errors
+
+# What a URL may ask for. redis-py takes more, but not all of it from text, nor in both colours, nor to any effect here.
+_OPTIONS = (
+    "max_connections", "db", "username", "password", "client_name", "protocol", "health_check_interval",
+    "socket_timeout", "socket_connect_timeout", "socket_keepalive", "socket_read_size",
+    "ssl_keyfile", "ssl_certfile", "ssl_password", "ssl_cert_reqs", "ssl_check_hostname", "ssl_min_version",
+    "ssl_ciphers", "ssl_ca_certs", "ssl_ca_path", "ssl_ca_data",
+)  # fmt: skip
 
 
 class RedisBackend(sync.SyncRedis):
@@ -58,7 +65,8 @@ class RedisBackend(sync.SyncRedis):
     def from_url(cls, url: str, *, timeout: float, clock: Callable[[], float]) -> RedisBackend:
         """``redis://user:password@host:6379/0``, ``rediss://`` (TLS) or ``unix:///path/to.sock``.
 
-        Query options: `max_connections` (64 in a process, 16 in each event loop), and those of redis-py's connections.
+        Query options: `max_connections` (64 in a process, 16 in each event loop), and those of redis-py's connections
+        that the error for an unknown one lists.
         """
         parts, options = urls.split(url)
         database = parts.path.strip("/")
@@ -70,21 +78,23 @@ class RedisBackend(sync.SyncRedis):
             raise ConfigurationError(
                 f"a redis URL looks like 'redis://localhost:6379/0' or 'unix:///path/to.sock', not {urls.masked(url)!r}"
             )
+        urls.refuse_unknown(url, options, _OPTIONS)
         limit = options.get("max_connections")
         if limit is not None and (not limit.isdecimal() or int(limit) < 1):
             raise ConfigurationError(f"max_connections must be a positive integer, not {limit!r}")
         rest, _ = urls.take(url, ("max_connections",))
-        # No handshake that the protocol does not need: it would be a round trip for each new connection.
-        settings: dict[str, Any] = {"wait": POOL_WAIT, "timeout": timeout, "protocol": 2, "driver_info": None}
-        if parts.scheme != "unix":  # notices of a hosted service, which would cost a command for each new connection
-            settings["maint_notifications_config"] = MaintNotificationsConfig(enabled=False)
+        # RESP 2 and no driver_info: a handshake would cost each new connection round trips, for nothing that is used.
+        # With TLS one is needed: else redis-py's pool takes the session tickets of TLS 1.3 for an unread reply.
+        settings: dict[str, Any] = {"wait": POOL_WAIT, "timeout": timeout, "protocol": 2}
+        if parts.scheme != "rediss":
+            settings["driver_info"] = None
         self = cls.__new__(cls)
         try:
             pool = sync.own_pool(
                 rest, max_connections=int(limit or MAX_CONNECTIONS), retry=Retry(NoBackoff(), 0), **settings
             )
             pool.connection_class(**pool.connection_kwargs)  # made and thrown away: it checks the options without I/O
-        except (TypeError, ValueError) as error:
+        except Exception as error:  # redis-py has various for a bad value
             raise ConfigurationError(
                 f"the redis URL {urls.masked(url)!r} has an option that redis-py does not take: {error}"
             ) from None

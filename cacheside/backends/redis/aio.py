@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import weakref
-from collections.abc import Callable, Sequence
+import contextlib
+import threading
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool
@@ -35,8 +36,9 @@ class AsyncRedis(AsyncBackend):
         self._capabilities = capabilities
         self._make_pool = make_pool
         self._owned = owned
-        # A client belongs to the loop it was first used in; one of a dead loop is dropped.
-        self._pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, ConnectionPool] = weakref.WeakKeyDictionary()
+        # For each loop its pool, and the generator that closes it as the loop ends.
+        self._pools: dict[asyncio.AbstractEventLoop, tuple[ConnectionPool, AsyncGenerator[ConnectionPool, None]]] = {}
+        self._lock = threading.Lock()  # loops may run in several threads
 
     @property
     def capabilities(self) -> frozenset[Capability]:
@@ -71,18 +73,24 @@ class AsyncRedis(AsyncBackend):
 
     async def close(self) -> None:
         """Close the connections of the running loop; a client of the user's stays open."""
-        pool = self._pools.pop(asyncio.get_running_loop(), None)
-        if pool is not None and self._owned:
-            await pool.aclose()
+        if self._owned and asyncio.get_running_loop() in self._pools:
+            pool = await self._pool()
+            with contextlib.suppress(RedisError, OSError):  # of a TLS connection that does not say goodbye
+                await pool.disconnect()  # and not more: a call that is under way may open it again
 
-    def _pool(self) -> ConnectionPool:
+    async def _pool(self) -> ConnectionPool:
+        if not self._owned:
+            return self._make_pool()
         loop = asyncio.get_running_loop()
-        pool = self._pools.get(loop)
-        if pool is None:
-            for other in [each for each in list(self._pools) if each.is_closed()]:
-                self._pools.pop(other, None)
-            pool = self._pools[loop] = self._make_pool()
-        return pool
+        found = self._pools.get(loop)
+        if found is None:
+            keeper = _keep(self._make_pool())
+            found = await anext(keeper), keeper  # it does not wait, so no other task of this loop comes in between
+            with self._lock:
+                for other in [each for each in self._pools if each.is_closed()]:
+                    del self._pools[other]
+                self._pools[loop] = found
+        return found[0]
 
     async def _run(self, operation: Operation) -> Any:
         send: Callable[[Any], Command] = operation.send
@@ -101,7 +109,8 @@ class AsyncRedis(AsyncBackend):
                 send, reply = operation.throw, error
 
     async def _execute(self, command: Command) -> Any:
-        pool: Any = self._pool()  # Any: redis-py's hints are incomplete. Why not client.execute_command: see sync.py
+        # Why not client.execute_command: see sync.py.
+        pool: Any = await self._pool()  # Any: redis-py's hints are incomplete
         connection = await pool.get_connection()
         try:
             await connection.send_command(*command)
@@ -113,6 +122,19 @@ class AsyncRedis(AsyncBackend):
             raise
         finally:
             await pool.release(connection)
+
+
+async def _keep(pool: ConnectionPool) -> AsyncGenerator[ConnectionPool, None]:
+    """Close `pool` as its loop ends, be it without `close`: asyncio then ends all asynchronous generators.
+
+    A connection can be closed without a ResourceWarning only while its loop runs. (If all of this is thrown away
+    earlier, asyncio ends the generator then.)
+    """
+    try:
+        yield pool
+    finally:
+        with contextlib.suppress(RedisError, OSError):
+            await pool.aclose()
 
 
 def own_pool(url: str, timeout: float, max_connections: int, wait: float, **options: Any) -> ConnectionPool:

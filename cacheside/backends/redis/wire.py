@@ -19,6 +19,7 @@ from __future__ import annotations
 import binascii
 import hashlib
 import os
+import re
 import threading
 from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -114,8 +115,9 @@ class Protocol:
         self._native = native
         # Tokens that were sent without an answer. If one turns up as a lease it is ours, and no load runs under it:
         # it can be taken over at once, instead of waiting for it to expire. (A late arrival is harmless: each token
-        # was sent once, so when it is seen it has arrived, and nothing can plant it again.)
-        self._lost: dict[bytes, None] = {}
+        # was sent once, so when it is seen it has arrived, and nothing can plant it again.) The value is the process
+        # that sent it: after a fork, what was the parent's stays the parent's.
+        self._lost: dict[bytes, int] = {}
         self._lock = threading.Lock()
 
     def lookup(self, key: str, lease: float) -> Operation:
@@ -173,7 +175,8 @@ class Protocol:
 
     def invalidate(self, keys: Sequence[str]) -> Operation:
         """See `Backend.invalidate`: one UNLINK."""
-        _checked((yield from _twice(("UNLINK", *keys))))
+        if keys:
+            _checked((yield from _twice(("UNLINK", *keys))))
 
     def clear(self, prefix: str | None) -> Operation:
         """See `Backend.clear`: SCAN and UNLINK, or FLUSHDB for everything.
@@ -184,9 +187,9 @@ class Protocol:
         if prefix is None:
             _checked((yield from _twice(("FLUSHDB",))))
             return
-        cursor = b"0"
+        cursor, pattern = b"0", re.sub(r"[*?[\]\\]", r"\\\g<0>", prefix) + "*"
         while True:
-            reply = yield from _twice(("SCAN", cursor, "MATCH", prefix + "*", "COUNT", 1000))
+            reply = yield from _twice(("SCAN", cursor, "MATCH", pattern, "COUNT", 1000))
             cursor, keys = _checked(reply)
             if keys:
                 _checked((yield from _twice(("UNLINK", *keys))))
@@ -195,7 +198,7 @@ class Protocol:
 
     def _remember(self, token: bytes) -> None:
         with self._lock:
-            self._lost[token] = None
+            self._lost[token] = os.getpid()
             if len(self._lost) > 1000:
                 del self._lost[next(iter(self._lost))]
 
@@ -203,7 +206,7 @@ class Protocol:
         if not self._lost:
             return False
         with self._lock:
-            return self._lost.pop(token, False) is None
+            return self._lost.pop(token, None) == os.getpid()
 
     def _answer(self, reply: bytes | None, token: bytes) -> Hit | Leased | Busy:
         if reply is None or reply == b"L" + token:  # our own token: the command did arrive, through some proxy, twice

@@ -1,0 +1,146 @@
+"""What the tests of the Redis backend share: one way to call it in both colours, and a proxy that loses things."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import socketserver
+import threading
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+import redis
+from colours import Colour
+from servers import HOST, RedisServer
+
+from cacheside import Cache
+from cacheside.backends import create
+from cacheside.backends.redis import RedisBackend
+from cacheside.backends.redis.wire import Protocol
+
+COLOURS = ("sync", "async")
+
+
+class Adapter:
+    """One `RedisBackend` behind plain calls; the async colour runs on a loop that lives as long as the adapter."""
+
+    def __init__(self, backend: RedisBackend, colour: str) -> None:
+        self.backend = backend
+        self.runner = asyncio.Runner() if colour == "async" else None
+
+    def __getattr__(self, verb: str) -> Callable[..., Any]:
+        runner = self.runner
+        if runner is None:
+            return lambda *args: getattr(self.backend, verb)(*args)
+        return lambda *args: runner.run(self._awaited(verb, args))
+
+    async def _awaited(self, verb: str, args: tuple[Any, ...]) -> Any:
+        return await getattr(self.backend.aio, verb)(*args)
+
+    def end(self) -> None:
+        """Close the connections, and the loop."""
+        self.close()
+        if self.runner is not None:
+            self.runner.close()
+
+
+Open = Callable[..., Adapter]
+
+
+@contextlib.contextmanager
+def opener(colour: str) -> Iterator[Open]:
+    """Makes adapters: `make(server or proxy, native=True, timeout=5.0)`. They end with the block."""
+    with contextlib.ExitStack() as stack:
+
+        def make(server: RedisServer | Proxy, native: bool = True, timeout: float = 5.0) -> Adapter:
+            backend = create(server.url, timeout=timeout, clock=lambda: 0.0)
+            if not native:
+                backend._protocol = backend.aio._protocol = Protocol(native=False)
+            adapter = Adapter(backend, colour)
+            stack.callback(adapter.end)
+            return adapter
+
+        yield make
+
+
+MakeCache = Callable[..., Cache]
+
+
+@contextlib.contextmanager
+def cache_maker(colour: Colour) -> Iterator[MakeCache]:
+    """Makes caches: `make(url or backend, **options)`. They are closed, in their colour, with the block."""
+    with contextlib.ExitStack() as stack:
+
+        def make(backend: Any, **options: Any) -> Cache:
+            cache = Cache(backend, **options)
+            stack.callback(colour.run, cache.close if colour.name == "sync" else cache.aclose)
+            return cache
+
+        yield make
+
+
+def play(operation: Generator[Any, Any, Any], *replies: Any) -> tuple[list[Any], Any]:
+    """Drive an operation of `Protocol` by hand: the commands it sent, and what it came to."""
+    commands = [next(operation)]
+    for reply in replies:
+        try:
+            commands.append(operation.send(reply))
+        except StopIteration as end:
+            return commands, end.value
+    raise AssertionError(f"it is not over after {commands!r}")
+
+
+def say(server: RedisServer, *command: str | bytes | int) -> Any:
+    """What the server answers to somebody else's command, on a connection of its own."""
+    with redis.Redis(host=HOST, port=server.port, socket_timeout=20) as client:
+        return client.execute_command(*command)
+
+
+def named(server: RedisServer, name: str) -> int:
+    """How many connections with the client name `name` there are."""
+    return int(say(server, "CLIENT", "LIST").count(f" name={name} ".encode()))
+
+
+LOOKUP = b"\r\nSET\r\n"
+
+
+class Proxy(socketserver.ThreadingTCPServer):
+    """Stands between a client and a server, and loses what it is told to.
+
+    `commands` are those that came through, in order, as bytes. The replies to the next `lose` lookups are lost, with
+    their connections, though the server has carried them out. While `down`, commands are lost before they get there.
+    """
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, server: RedisServer) -> None:
+        super().__init__((HOST, 0), _Handler)
+        self.target = (HOST, server.port)
+        self.url = f"redis://{HOST}:{self.server_address[1]}/0"
+        self.port = self.server_address[1]
+        self.commands: list[bytes] = []
+        self.lose = 0
+        self.down = False
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def __exit__(self, *args: object) -> None:
+        self.shutdown()
+        super().__exit__(*args)
+
+
+class _Handler(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        proxy: Any = self.server
+        with contextlib.suppress(OSError), socket.create_connection(proxy.target, timeout=20) as upstream:
+            while command := self.request.recv(65536):  # one at a time: nobody here pipelines
+                if proxy.down:
+                    return
+                proxy.commands.append(command)
+                upstream.sendall(command)
+                reply = upstream.recv(65536)
+                if proxy.lose and LOOKUP in command:
+                    proxy.lose -= 1
+                    return
+                self.request.sendall(reply)
