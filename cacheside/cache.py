@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 from . import backends, drivers, serializers, writes
 from .backends import urls
 from .backends.base import AsyncBackend, Backend
+from .core import Core
 from .decorators import CachedFactory
-from .engine import Core
 from .errors import ConfigurationError
 from .expiry import UNSET, Duration, Expiry, OrUnset, Ttl, seconds
 from .functions import Home

@@ -13,9 +13,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .backends.base import AsyncBackend, Backend, Leased
-from .engine import Abandon, Ask, Core, Failed, Load, Pause, Step, Steps, Wait
+from .core import Core
 from .envelope import Outcome, Raised
 from .flight import Flight, loading
+from .steps import Abandon, Ask, Failed, Load, Pause, Step, Steps, Wait
 
 if TYPE_CHECKING:
     import asyncio

@@ -1,6 +1,6 @@
 """What to do with a call: the one place that decides it, for sync and async alike.
 
-The rules, in words (DESIGN section 4 has the theory, `flight.py` the rule of sharing):
+The rules, in words (`flight.py` has the one of sharing, `backends/base.py` what a lease is):
 
 1. Look up. A hit is returned. A miss gives this caller the lease, or tells that another has it.
 2. With the lease: load, *seal* the flight, then fill (or release the lease, where there is nothing to store). A fill
@@ -11,7 +11,7 @@ The rules, in words (DESIGN section 4 has the theory, `flight.py` the rule of sh
 5. Every wait ends after `lease` seconds; then the caller loads by itself.
 
 Each decision is a generator that yields steps and is sent their answers. It does no I/O and never waits: the two
-drivers in `functions.py` do. A step's exception is sent back as a value (`Failed`, or `Raised` for a load); only a
+drivers in `drivers.py` do. A step's exception is sent back as a value (`Failed`, or `Raised` for a load); only a
 cancellation or an exit (a BaseException) is thrown in, and then the generator cleans up and lets it pass.
 """
 
@@ -20,178 +20,20 @@ from __future__ import annotations
 import random
 import time
 import warnings
-from collections.abc import Callable, Collection, Generator, Iterable
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from .backends.base import AsyncBackend, Backend, Capability, Hit, Leased, Size
+from .backends.base import Hit, Leased
+from .core import Core
 from .envelope import Codec, Miss, Outcome, Raised, is_one_shot
-from .errors import CacheWarning, ConfigurationError, NotCacheableError, RecursiveLoadError
+from .errors import CacheWarning, NotCacheableError, RecursiveLoadError
 from .expiry import Expiry
-from .flight import NOTHING, Flight, Flights, running_loop
-from .health import Health
-from .pending import Pending
-from .stats import Counters, StatsBook
+from .flight import NOTHING, Flight, running_loop
+from .stats import Counters
+from .steps import Abandon, Ask, Failed, Load, Pause, Steps, Wait
 
 POLL_FIRST, POLL_LAST = 0.004, 0.05  # seconds between two looks at a lease that another process holds; jittered
 AGAIN = object()
-
-
-class Ask(NamedTuple):
-    """Call a method of the backend; the answer is what it returns, or Failed."""
-
-    verb: str
-    args: tuple[Any, ...]
-
-
-class Load(NamedTuple):
-    """Call the user's function, inside the load of `flight`; the answer is its Outcome."""
-
-    flight: Flight
-
-
-class Wait(NamedTuple):
-    """Wait for the end of a flight, so many seconds at most; the answer is whether it ended."""
-
-    flight: Flight
-    seconds: float
-
-
-class Pause(NamedTuple):
-    """Sleep so many seconds."""
-
-    seconds: float
-
-
-class Abandon(NamedTuple):
-    """Release a lease on the way out of a cancelled call: nobody waits for the answer, nor cares for it."""
-
-    key: str
-    token: Any
-
-
-class Failed(NamedTuple):
-    """The answer of a backend that could not do what it was asked."""
-
-    error: Exception
-
-
-Step: TypeAlias = Ask | Load | Wait | Pause | Abandon
-Steps: TypeAlias = Generator[Step, Any, Outcome]
-
-
-class Core:
-    """What all functions on one cache share in this process.
-
-    Args:
-        label: how the log calls the cache; never with a password.
-        backend: the plain form; None if it has only the awaitable one.
-        aio: the awaitable form; None if it has only the plain one.
-        prefix: what every key begins with on the backend: the namespace, escaped, and a colon; empty in memory.
-        lease: seconds after which a load may no longer be filled, and every wait ends.
-    """
-
-    def __init__(
-        self, label: str, backend: Backend | None, aio: AsyncBackend | None, prefix: str, lease: float
-    ) -> None:
-        self.label = label
-        self.backend = backend
-        self.aio = aio
-        self.prefix = prefix
-        self.lease = lease
-        either = backend or aio
-        assert either is not None  # Cache has made sure of it
-        self.capabilities: frozenset[Capability] = either.capabilities
-        self.flights: Flights = Flights()
-        self.pending: Pending = Pending()
-        self.health: Health = Health(label)
-        self.book: StatsBook = StatsBook()
-
-    def invalidate(self, keys: Collection[str]) -> Steps:
-        """Drop `keys` (as the backend knows them). If that fails they are pending: bypassed until it succeeds.
-
-        What is pending already goes with them.
-        """
-        before = self.pending.snapshot()
-        try:
-            answer = yield Ask("invalidate", ((*keys, *(key for key in before.counts if key not in keys)),))
-        except BaseException:  # cancelled in it: whether it arrived is not known, so it counts as failed
-            self.undelivered(keys)
-            raise
-        if type(answer) is Failed:
-            self.undelivered(keys)
-            self.failed(answer.error)
-            return None
-        self.recovered()
-        self.book.invalidations += len(keys)
-        if before.counts:
-            self.pending.settle(before._replace(overflows=0))
-        return None
-
-    def deliver(self) -> Steps:
-        """Try to deliver what is pending, if it is time to."""
-        due = self.pending.due(time.monotonic())
-        if due is None:
-            return None
-        if due.overflows and "clear" not in self.capabilities:
-            return None  # only `cache.clear(everything=True)` can help; the log has said so
-        ask = Ask("clear", (self.prefix or None,)) if due.overflows else Ask("invalidate", (tuple(due.counts),))
-        answer = yield ask
-        if type(answer) is Failed:
-            self.failed(answer.error)
-        else:
-            self.recovered()
-            self.book.invalidations += len(due.counts)
-            self.pending.settle(due)
-        return None
-
-    def clear(self, prefix: str | None) -> Steps:
-        """Drop all keys that begin with `prefix`; None: everything.
-
-        Raises:
-            CacheUnavailable: the server did not answer.
-        """
-        before = self.pending.snapshot()
-        answer = yield Ask("clear", (prefix,))
-        if type(answer) is Failed:
-            self.failed(answer.error)
-            raise answer.error
-        self.recovered()
-        self.pending.settle(before)
-        return None
-
-    def require(self, sync: bool) -> None:
-        """That there is a client of the caller's colour.
-
-        Raises:
-            ConfigurationError: there is none.
-        """
-        if self.backend is None and sync:
-            raise ConfigurationError(f"{self.label} has only an async client: plain functions need a plain one as well")
-        if not sync and self.aio is None and "in_process" not in self.capabilities:
-            raise ConfigurationError(f"{self.label} has only a plain client: async functions need an async one as well")
-
-    def size(self) -> Size:
-        """Entries now and at most, as far as is known without I/O."""
-        return Size(None, None) if self.backend is None else self.backend.size()
-
-    def failed(self, error: Exception) -> None:
-        """A command failed. Mistakes of configuration are raised: no waiting will mend them."""
-        if isinstance(error, ConfigurationError):
-            raise error
-        self.health.failed(error)
-
-    def recovered(self) -> None:
-        """A command succeeded."""
-        if self.health.failing:
-            self.health.recovered()
-
-    def undelivered(self, keys: Iterable[str]) -> None:
-        """Note that the invalidation of `keys` did not arrive, as far as is known."""
-        overflowed = self.pending.overflowed
-        self.pending.add(keys)
-        self.book.undelivered += 1
-        if self.pending.overflowed and not overflowed:
-            self.health.overflowed("clear" in self.capabilities)
 
 
 class Policy(NamedTuple):

@@ -2,7 +2,7 @@
 
 A flight is one load that several callers may share. Sharing any load in flight would be a source of staleness by
 itself: a caller that starts after a completed write would join a load that began before it. The rule that repairs it
-(DESIGN section 4, model-checked):
+(model-checked, with all interleavings of small crowds):
 
     A caller may take a load's value if the load began after the caller arrived; or if the caller joined before the
     flight was sealed, and the fill sent after sealing was accepted.

@@ -7,7 +7,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from . import drivers
-from .engine import Core, Policy, Reader
+from .core import Core
+from .engine import Policy, Reader
 from .envelope import Codec, LiveCodec, Outcome, Raised, WireCodec
 from .expiry import Ttl
 from .keymaker import KeyMaker

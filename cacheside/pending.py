@@ -3,9 +3,10 @@
 A key whose invalidation failed may hold an old value on the server. Until the invalidation has been delivered, this
 process reads the key from the store and fills nothing. (Other processes cannot know; there the ttl is the bound.)
 
-The race that the counts close: a delivery is sent for a failure, a second write to the same key fails while it is
-under way, then the delivery succeeds. Clearing "the key" would forget the second failure. So failures are counted, and
-a delivery takes off only what was pending before it was sent (DESIGN section 4, finding 8).
+The race that the ticks close: a delivery is sent for a failure, a second write to the same key fails while it is under
+way, then the delivery succeeds. Clearing "the key" would forget the second failure. So each failure has a tick, and a
+delivery takes off only what had failed, for the last time, before it was sent. (Counting failures and taking off as many
+as were seen is not enough: two deliveries under way at once take the first failure off twice.)
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from typing import NamedTuple
 
 
 class Snapshot(NamedTuple):
-    """What was pending at one moment: failures per key, and how often the list had overflowed (0: not at all)."""
+    """What was pending at one moment: keys, and whether the list had overflowed."""
 
-    counts: dict[str, int]
-    overflows: int
+    tick: int
+    keys: tuple[str, ...]
+    overflowed: bool
 
 
 class Pending:
@@ -34,34 +36,35 @@ class Pending:
     def __init__(self, limit: int = 10_000, retry_every: float = 1.0) -> None:
         self._limit = limit
         self._retry_every = retry_every
-        self._counts: dict[str, int] = {}
-        self._overflows = 0
+        self._failed: dict[str, int] = {}  # the tick of each key's last failure
+        self._overflow = 0  # the tick of the last failure since there were too many; 0: there are not
+        self._tick = 0
         self._next_try = 0.0
         self._lock = threading.Lock()
 
     def __bool__(self) -> bool:
-        return bool(self._counts or self._overflows)
+        return bool(self._failed or self._overflow)
 
     def __len__(self) -> int:
-        return len(self._counts)
+        return len(self._failed)
 
     @property
     def overflowed(self) -> bool:
         """More failed than can be remembered: every key is blocked."""
-        return self._overflows > 0
+        return self._overflow > 0
 
     def blocks(self, key: str) -> bool:
         """Whether the cached value of `key` must not be used."""
-        return self._overflows > 0 or key in self._counts
+        return self._overflow > 0 or key in self._failed
 
     def add(self, keys: Iterable[str]) -> None:
-        """The invalidation of `keys` has failed, once more."""
+        """The invalidation of `keys` has failed."""
         with self._lock:
-            for key in keys:
-                self._counts[key] = self._counts.get(key, 0) + 1
-            if self._overflows or len(self._counts) > self._limit:
-                self._counts.clear()
-                self._overflows += 1
+            self._tick += 1
+            self._failed.update(dict.fromkeys(keys, self._tick))
+            if self._overflow or len(self._failed) > self._limit:
+                self._failed.clear()
+                self._overflow = self._tick
 
     def due(self, now: float) -> Snapshot | None:
         """What to try to deliver now, if it is time to try again; `now` is monotonic seconds.
@@ -79,18 +82,16 @@ class Pending:
         with self._lock:
             return self._snapshot()
 
-    def settle(self, delivered: Snapshot) -> None:
-        """All of `delivered`, and nothing that came later, has reached the server."""
+    def settle(self, delivered: Snapshot, cleared: bool = False) -> None:
+        """The keys of `delivered` have been invalidated, or with `cleared` the whole namespace; it was sent after the
+        snapshot was taken. What failed later stays pending."""
         with self._lock:
-            if delivered.overflows and delivered.overflows == self._overflows:
-                self._overflows = 0
-            for key, count in delivered.counts.items():
-                left = self._counts.get(key, 0) - count
-                if left > 0:
-                    self._counts[key] = left
-                else:
-                    self._counts.pop(key, None)
+            for key in list(self._failed) if cleared else delivered.keys:
+                if self._failed.get(key, delivered.tick + 1) <= delivered.tick:
+                    del self._failed[key]
+            if cleared and self._overflow <= delivered.tick:
+                self._overflow = 0
             self._next_try = 0.0
 
     def _snapshot(self) -> Snapshot:
-        return Snapshot(dict(self._counts), self._overflows)
+        return Snapshot(self._tick, tuple(self._failed), self._overflow > 0)

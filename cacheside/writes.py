@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 from . import drivers
-from .engine import Core
+from .core import Core
 from .errors import ConfigurationError
 from .functions import Home
 from .health import logger

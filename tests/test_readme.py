@@ -30,7 +30,7 @@ from cacheside.expiry import UNSET
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-MODULE = "shop"
+MODULE = "app"  # what the examples pretend to be
 REDIS, MEMCACHED = "redis://localhost:6379/0", "memcached://localhost:11211"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -68,11 +68,15 @@ def examples() -> list[Any]:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Callable[[str], types.ModuleType]]:
+def run(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[[str], None]]:
     """Run the blocks of a section, with the servers it names put where servers are: new ones, for this test alone."""
-    connections: list[sqlite3.Connection] = []
+    module = types.ModuleType(MODULE)
+    monkeypatch.setitem(sys.modules, MODULE, module)
+    cacheside.configure("memory://")
 
-    def run_section(heading: str) -> types.ModuleType:
+    def run_section(heading: str) -> None:
         text = sections()[heading]
         if REDIS in text:
             redis: RedisServer = request.getfixturevalue("new_redis")()
@@ -80,30 +84,24 @@ def run(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iter
         if MEMCACHED in text:
             memcached: MemcachedServer = request.getfixturevalue("new_memcached")()
             text = text.replace(MEMCACHED, memcached.url)
-        module = types.ModuleType(MODULE)
-        monkeypatch.setitem(sys.modules, MODULE, module)
         blocks = FENCE.findall(text)
         for (language, code), (then, output) in zip(blocks, [*blocks[1:], ("", "")], strict=True):
             if language == "python":
-                request.getfixturevalue("capsys").readouterr()
                 # dont_inherit: this file's `from __future__ import annotations` is none of theirs
                 exec(compile(code, f"README.md, {heading}", "exec", dont_inherit=True), vars(module))
-                printed = request.getfixturevalue("capsys").readouterr().out
-                assert printed == (output if then == "text" else "")
-        connections.extend(value for value in vars(module).values() if isinstance(value, sqlite3.Connection))
-        return module
+                assert capsys.readouterr().out == (output if then == "text" else "")
 
-    cacheside.configure("memory://")
     yield run_section
-    for connection in connections:
-        connection.close()
-    cacheside.configure("memory://").close()
+    cacheside.configure("memory://")
+    for value in vars(module).values():
+        if isinstance(value, (Cache, sqlite3.Connection)):
+            value.close()
 
 
 @pytest.mark.parametrize("heading", examples())
-def test_examples(run: Callable[[str], types.ModuleType], heading: str) -> None:
+def test_examples(run: Callable[[str], None], heading: str) -> None:
     """Each example runs, what it asserts is so, and it prints what the README shows."""
-    assert run(heading)
+    run(heading)
 
 
 def test_examples_are_found() -> None:

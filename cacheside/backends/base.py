@@ -3,7 +3,7 @@
 A backend holds, under one text key, either a **value** or a **lease**. The lease is the right to fill the key. It is
 named by a token that no other lease has ever had, and it is lost as soon as the key is invalidated, evicted or
 expires. A loaded value goes in by proving possession of a live lease, and in no other way: that is what keeps a slow
-reader from storing what it read before a write (DESIGN section 4, guarantee 1).
+reader from storing what it read before a write.
 
 Every call is one atomic step for its key. Every call either does what it says or raises `CacheUnavailable`; then the
 caller must assume neither that it happened nor that it did not. No call is ever sent again by a client library

@@ -1,7 +1,7 @@
 """How values become bytes on a cache server, and come back as exactly what they were.
 
 A serializer either promises that `loads(dumps(value))` has the same value *and the same types* as `value`, or it
-refuses with `NotCacheableError`: a hit must not differ from the miss before it (DESIGN section 4, guarantee 7).
+refuses with `NotCacheableError`: a hit must not differ from the miss before it.
 
 Three ship with cacheside: ``msgpack`` (the default), ``json`` (readable, same types) and ``pickle`` (opt-in, signed;
 read its warning). Nothing of them is imported before it is used.

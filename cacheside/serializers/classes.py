@@ -1,6 +1,6 @@
 """Instances of a user's classes: taken apart into plain data, and put together again without running their code.
 
-The rules (DESIGN section 10):
+The rules:
 
 - A stored class is named ``module:qualname``. To find it, nothing is imported and no module is asked for an attribute
   (a module's `__getattr__` may import): `sys.modules`, then the namespaces of the module and its classes, and no more.

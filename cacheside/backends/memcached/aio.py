@@ -18,9 +18,8 @@ from weakref import WeakKeyDictionary
 from ...errors import CacheUnavailable, NotCacheableError
 from .. import base
 from . import wire
-from .pool import GONE, OPEN, Pool, Verdict, Waiter
+from .pool import GONE, OPEN, PATIENCE, Pool, Verdict, Waiter
 from .ring import Ring, Server
-from .sync import CAPABILITIES, PATIENCE
 
 T = TypeVar("T")
 
@@ -215,7 +214,7 @@ class AsyncMemcachedBackend:
     @property
     def capabilities(self) -> frozenset[base.Capability]:
         """See `Backend.capabilities`."""
-        return CAPABILITIES
+        return wire.CAPABILITIES
 
     async def lookup(self, key: str, lease: float) -> base.Answer:
         """See `MemcachedBackend.lookup`."""

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Final, Generic, Protocol, TypeVar
 
+PATIENCE: Final = 5.0  # seconds that a caller waits for a connection: a stampede has to queue, not to fail
+
 
 class Opened(Protocol):
     """What the pool has to know of a connection: the stamp taken when it had been opened."""

@@ -15,14 +15,12 @@ from pymemcache.client.base import Client  # type: ignore[import-untyped]  # pym
 from ...errors import CacheUnavailable, ConfigurationError, NotCacheableError
 from .. import base
 from . import wire
-from .pool import GONE, OPEN, Pool, Verdict, Waiter
+from .pool import GONE, OPEN, PATIENCE, Pool, Verdict, Waiter
 from .ring import Ring, Server, parse_url
 
 T = TypeVar("T")
 
-CAPABILITIES: frozenset[base.Capability] = frozenset({"whole_seconds", "stores"})
 DEFAULT_LIMIT = 64
-PATIENCE = 5.0  # seconds that a caller waits for a connection: a stampede has to queue, not to fail
 
 
 class _Connection(Client):  # type: ignore[misc]  # the base is untyped
@@ -231,7 +229,7 @@ class MemcachedBackend:
     @property
     def capabilities(self) -> frozenset[base.Capability]:
         """See `Backend.capabilities`."""
-        return CAPABILITIES
+        return wire.CAPABILITIES
 
     @property
     def aio(self) -> base.AsyncBackend:

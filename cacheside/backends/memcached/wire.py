@@ -25,10 +25,11 @@ from hashlib import blake2b
 from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 
 from ...errors import CacheUnavailable, ConfigurationError, InvalidKeyError, NotCacheableError
-from ..base import Answer, Busy, Hit, Leased
+from ..base import Answer, Busy, Capability, Hit, Leased
 
 T = TypeVar("T")
 
+CAPABILITIES: frozenset[Capability] = frozenset({"whole_seconds", "stores"})
 MAX_KEY = 250  # bytes
 MAX_BATCH = 1000  # deletions sent before the answers are read: all of those fit into the socket's buffers
 VALUE_FLAG, LEASE_FLAG = b"197", b"198"  # client flags: 0xC5, 0xC6

@@ -10,8 +10,8 @@ refreshing in the background.) Single-key commands only.
 
 Each operation is a generator that yields commands (tuples) and is sent replies; an error of the client library is sent
 as a value. Tokens: every command that plants one takes a fresh one for each attempt. If the same bytes were sent twice,
-a late duplicate could bring a dead lease back to life and admit an old fill (DESIGN section 4, finding 5); so clients
-are used below their own retries, and what is tried again is tried again here.
+a late duplicate could bring a dead lease back to life and admit an old fill; so clients are used below their own
+retries, and what is tried again is tried again here.
 """
 
 from __future__ import annotations
