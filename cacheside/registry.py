@@ -32,6 +32,7 @@ class Registry(Generic[T]):
         self._kind = kind
         self._group = group
         self._items: dict[str, str | T] = dict(builtin)
+        self._loaded: dict[str, T] = {}
         self._extras = extras
 
     def register(self, name: str, target: str | T) -> None:
@@ -59,6 +60,8 @@ class Registry(Generic[T]):
             ConfigurationError: nobody knows the name; the message lists the known ones.
             MissingExtraError: a package it needs is not installed.
         """
+        if name in self._loaded:
+            return self._loaded[name]
         target = self._items.get(name)
         if target is None:
             target = next((point.value for point in self._entry_points(name)), None)
@@ -76,7 +79,7 @@ class Registry(Generic[T]):
             raise MissingExtraError(
                 f"the {self._kind} {name!r} needs the package {error.name!r}: pip install 'cacheside[{extra}]'"
             ) from error
-        self._items[name] = loaded
+        self._loaded[name] = loaded
         return loaded
 
     def _entry_points(self, name: str | None = None) -> EntryPoints:

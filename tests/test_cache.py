@@ -192,6 +192,9 @@ def test_registering_a_backend() -> None:
     """A scheme may be given by object or by path, once; built-in ones cannot be replaced."""
     registry.register("three", Scheme)
     registry.register("three", Scheme)
+    registry.register("nothing", "cacheside.backends.null:NullBackend")
+    assert repr(Cache("nothing://")._core.backend) == "null://"
+    registry.register("nothing", "cacheside.backends.null:NullBackend")
     assert Cache("three://?namespace=x")._core.size().limit == 3
     with pytest.raises(ConfigurationError, match="registered already"):
         registry.register("three", MemoryBackend)
