@@ -5,8 +5,8 @@ process reads the key from the store and fills nothing. (Other processes cannot 
 
 The race that the ticks close: a delivery is sent for a failure, a second write to the same key fails while it is
 under way, then the delivery succeeds. Clearing "the key" would forget the second failure. So each failure has a tick,
-and a delivery takes off only what had failed, for the last time, before it was sent. (Counting failures and taking off as many
-as were seen is not enough: two deliveries under way at once take the first failure off twice.)
+and a delivery takes off only what had failed, for the last time, before it was sent. (Counting failures and taking off
+as many as were seen is not enough: two deliveries under way at once take the first failure off twice.)
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class AsyncRedis(AsyncBackend):
         self._capabilities = capabilities
         self._make_pool = make_pool
         self._owned = owned
-        # For each loop its pool, and the generator that closes it as the loop ends.
+        # Pools of our own: for each loop one, and the generator that closes it as the loop ends.
         self._pools: dict[asyncio.AbstractEventLoop, tuple[ConnectionPool, AsyncGenerator[ConnectionPool, None]]] = {}
         self._lock = threading.Lock()  # loops may run in several threads
 
@@ -73,10 +73,10 @@ class AsyncRedis(AsyncBackend):
 
     async def close(self) -> None:
         """Close the connections of the running loop; a client of the user's stays open."""
-        if self._owned and asyncio.get_running_loop() in self._pools:
-            pool = await self._pool()
+        found = self._pools.get(asyncio.get_running_loop())
+        if found is not None:
             with contextlib.suppress(RedisError, OSError):  # of a TLS connection that does not say goodbye
-                await pool.disconnect()  # and not more: a call that is under way may open it again
+                await found[0].disconnect()  # the pool is kept: a call that is under way may open one again
 
     async def _pool(self) -> ConnectionPool:
         if not self._owned:
