@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import inspect
 import os
-import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
 
-from . import backends, drivers, serializers, writes
+from . import backends, drivers, forks, serializers, writes
 from .backends import urls
 from .backends.base import AsyncBackend, Backend
 from .core import Core
@@ -129,7 +128,7 @@ class Cache:
             InvalidKeyError: a text that can be no key; before the block runs.
         """
         pairs = [(self._core, writes.server_key(self._core, key)) for key in keys]
-        return Write([lambda values: pairs], (), {}, "cache.invalidating")
+        return Write(lambda: self._home, "cache.invalidating", [lambda values: pairs])
 
     def invalidate(self, *keys: str) -> None:
         """Drop entries, and the right of every load under way to fill them. One round trip.
@@ -241,7 +240,7 @@ def _forms(backend: Any) -> tuple[Backend | None, AsyncBackend | None]:
 
 
 _default: Cache | None = None
-_default_lock = threading.Lock()
+_default_lock = forks.Lock()
 
 
 def default_cache() -> Cache:

@@ -47,11 +47,10 @@ class Core:
     def invalidate(self, keys: Collection[str]) -> Steps:
         """Drop `keys` (as the backend knows them). If that fails they are pending: bypassed until it succeeds.
 
-        What is pending already goes with them.
+        What is pending already is not sent along: a part of the cache that is down must not fail this delivery too.
         """
-        before = self.pending.snapshot()
         try:
-            answer = yield Ask("invalidate", ((*keys, *(key for key in before.keys if key not in keys)),))
+            answer = yield Ask("invalidate", (tuple(keys),))
         except BaseException:  # cancelled in it: whether it arrived is not known, so it counts as failed
             self.undelivered(keys)
             raise
@@ -61,8 +60,8 @@ class Core:
             return None
         self.recovered()
         self.book.invalidations += len(keys)
-        if before.keys:
-            self.pending.settle(before)
+        if self.pending:
+            yield from self.deliver()
         return None
 
     def deliver(self) -> Steps:

@@ -124,7 +124,7 @@ class CachedFactory:
             ttl=ttl,
             jitter=jitter,
             cache_if=cache_if,
-            cache_exceptions=tuple(cache_exceptions),
+            cache_exceptions=cache_exceptions,
             negative_ttl=negative_ttl,
             ignore=ignore,
             version=version,

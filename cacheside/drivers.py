@@ -15,13 +15,20 @@ from typing import TYPE_CHECKING, Any
 from .backends.base import AsyncBackend, Backend, Leased
 from .core import Core
 from .envelope import Outcome, Raised
-from .flight import Flight, loading
+from .flight import Flight, loading, running_loop
 from .steps import Abandon, Ask, Failed, Load, Pause, Step, Steps, Wait
 
 if TYPE_CHECKING:
     import asyncio
 
 _background: set[asyncio.Task[Any]] = set()  # asyncio itself keeps only weak references to tasks
+
+
+class _Closed(BaseException):
+    """GeneratorExit in a form in which the engine's generators may still yield their `Abandon`.
+
+    `yield from` turns a real one into close(), after which they may not.
+    """
 
 
 def _no_load() -> Any:
@@ -40,11 +47,13 @@ def drive(steps: Steps, core: Core, load: Callable[[], Any] = _no_load) -> Outco
             step = send(answer)
         except StopIteration as end:
             return end.value
+        except _Closed:
+            raise GeneratorExit from None
         send = steps.send
         try:
             answer = _perform(step, backend, load)
         except BaseException as error:
-            send, answer = steps.throw, error
+            send, answer = steps.throw, _Closed() if isinstance(error, GeneratorExit) else error
 
 
 def _perform(step: Step, backend: Backend | None, load: Callable[[], Any]) -> Any:
@@ -62,9 +71,10 @@ def _perform(step: Step, backend: Backend | None, load: Callable[[], Any]) -> An
             return Raised(error)
         finally:
             loading.set(outer)
+            del step, outer  # an error's traceback holds this frame, and a flight holds the error: a cycle
     if isinstance(step, Wait):
         ended = threading.Event()
-        return not step.flight.when_done(ended.set) or ended.wait(step.seconds)
+        return not step.flight.when_done(ended.set) or ended.wait(min(step.seconds, threading.TIMEOUT_MAX))
     if isinstance(step, Pause):
         time.sleep(step.seconds)
     elif backend is not None:
@@ -86,6 +96,8 @@ async def adrive(steps: Steps, core: Core, load: Callable[[], Awaitable[Any]] = 
             step = send(answer)
         except StopIteration as end:
             return end.value
+        except _Closed:
+            raise GeneratorExit from None
         send = steps.send
         try:
             if local is not None and isinstance(step, (Ask, Abandon)):
@@ -93,7 +105,7 @@ async def adrive(steps: Steps, core: Core, load: Callable[[], Awaitable[Any]] = 
             else:
                 answer = await _aperform(step, remote, load)
         except BaseException as error:
-            send, answer = steps.throw, error
+            send, answer = steps.throw, _Closed() if isinstance(error, GeneratorExit) else error
 
 
 async def _aperform(step: Step, backend: AsyncBackend | None, load: Callable[[], Awaitable[Any]]) -> Any:
@@ -108,6 +120,7 @@ async def _aperform(step: Step, backend: AsyncBackend | None, load: Callable[[],
             return Raised(error)
         finally:
             loading.set(outer)
+            del step, outer  # an error's traceback holds this frame, and a flight holds the error: a cycle
     if isinstance(step, Wait):
         return await _wait(step.flight, step.seconds)
     if isinstance(step, Pause):
@@ -115,7 +128,7 @@ async def _aperform(step: Step, backend: AsyncBackend | None, load: Callable[[],
         return None
     assert backend is not None  # `adrive` has made sure of it
     if isinstance(step, Abandon):
-        _spawn(_quietly(backend.release(step.key, step.token)))
+        _release(backend, step.key, step.token)
         return None
     asked: Coroutine[Any, Any, Any] = getattr(backend, step.verb)(*step.args)
     try:
@@ -167,23 +180,24 @@ async def _lease_or_give_back(backend: AsyncBackend, key: str, asked: Coroutine[
 
 def _give_back(backend: AsyncBackend, key: str, task: asyncio.Task[Any]) -> None:
     if not task.cancelled() and task.exception() is None and isinstance(task.result(), Leased):
-        _spawn(_quietly(backend.release(key, task.result().token)))
+        _release(backend, key, task.result().token)
 
 
-async def _quietly(work: Awaitable[object]) -> None:
-    with suppress(Exception):
-        await work
+def _release(backend: AsyncBackend, key: str, token: Any) -> None:
+    """Release a lease in the background. If there is no loop any more to do it, the lease expires."""
+    if running_loop() is not None:
+
+        async def release() -> None:
+            with suppress(Exception):
+                await backend.release(key, token)
+
+        _spawn(release())
 
 
-def _spawn(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any] | None:
-    """Run in the background; None if there is no loop any more to run it."""
+def _spawn(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
     import asyncio
 
-    try:
-        task = asyncio.get_running_loop().create_task(work)
-    except RuntimeError:
-        work.close()
-        return None
+    task = asyncio.get_running_loop().create_task(work)
     _background.add(task)
     task.add_done_callback(_background.discard)
     return task
@@ -205,6 +219,9 @@ async def ainvalidate(core: Core, keys: Collection[str]) -> None:
         return
     import asyncio
 
-    task = _spawn(adrive(core.invalidate(keys), core))
-    assert task is not None  # we are in a coroutine: its loop runs
-    await asyncio.shield(task)
+    try:
+        await asyncio.shield(_spawn(adrive(core.invalidate(keys), core)))
+    except asyncio.CancelledError:
+        # The delivery goes on, but whether it arrives, or has even begun as its loop ends, is not known here.
+        core.undelivered(keys)
+        raise

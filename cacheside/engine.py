@@ -166,11 +166,11 @@ class Reader:
                     counters.refused += 1
             if type(answer) is Failed:  # a fill without an answer counts as refused
                 self._failed(answer.error)
+            flights.end(flight, NOTHING if is_one_shot(outcome) else outcome, proven=answer is True)
         except BaseException:
             flights.end(flight)
             yield Abandon(key, token)
             raise
-        flights.end(flight, NOTHING if is_one_shot(outcome) else outcome, proven=answer is True)
         return outcome
 
     def _bypass(self, key: str, arrived: int, sync: bool, behind: Flight | None = None) -> Steps:
@@ -203,10 +203,10 @@ class Reader:
             flights.begin(flight)
             self.counters.loads += 1
             outcome = yield Load(flight)
+            flights.end(flight, NOTHING if is_one_shot(outcome) else outcome)
         except BaseException:
             flights.end(flight)
             raise
-        flights.end(flight, NOTHING if is_one_shot(outcome) else outcome)
         return outcome
 
     def _to_keep(self, outcome: Outcome) -> tuple[Any, float | None] | None:
@@ -215,7 +215,11 @@ class Reader:
         ttl: float | None
         if type(outcome) is Raised:
             # Only these very classes: a subclass could not be rebuilt as what it was from a declared class.
-            if type(outcome.error) not in policy.cache_exceptions:
+            kind = type(outcome.error)
+            if kind not in policy.cache_exceptions:
+                if isinstance(outcome.error, policy.cache_exceptions):
+                    why = f"{kind.__qualname__} is a subclass of what cache_exceptions= names: name it there as well"
+                    self._uncacheable(NotCacheableError(why))
                 return None
             ttl = policy.expiry.of_error(random.random())
         else:
@@ -247,11 +251,16 @@ class Reader:
     def _refuse_recursion(self, flight: Flight, key: str) -> None:
         if flight.led_here():
             raise RecursiveLoadError(
-                f"{self.policy.name} was called for {key!r} while it is loading that very key, and would wait for "
-                "itself: call the function without the cache in there (its __wrapped__), or with another key"
+                f"{self.policy.name} was called for {key!r} inside the load of that very key (a task or thread that "
+                "the load started counts as inside), and would wait for itself: call the function without the cache "
+                "in there (its __wrapped__), or with another key"
             )
 
 
 def _would_block(flight: Flight, sync: bool) -> bool:
-    """Whether waiting for `flight` would block the event loop that has to finish it."""
-    return sync and flight.loop is not None and flight.loop is running_loop()
+    """Whether waiting for `flight` would block the event loop that has to finish it.
+
+    One that only polls, in whatever thread, may be polling for a lease that a task of this loop holds.
+    """
+    loop = running_loop() if sync else None
+    return loop is not None and (flight.loop is loop or flight.began is None)

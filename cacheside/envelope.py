@@ -82,7 +82,21 @@ def _rebuild(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, A
     error: BaseException = cls.__new__(cls, *args)
     error.args = args
     error.__dict__.update(state)
+    if "__notes__" in state:  # `add_note` on one hit must not show on the next
+        error.__dict__["__notes__"] = list(state["__notes__"])
     return error
+
+
+def _twin(outcome: Raised) -> Raised:
+    """The exception for another caller. Raised in several threads, one object would collect all their tracebacks."""
+    error = outcome.error
+    try:
+        twin = _rebuild(type(error), *_dismantle(error))
+    except NotCacheableError:
+        return outcome
+    twin.__cause__, twin.__context__ = error.__cause__, error.__context__
+    twin.__suppress_context__ = error.__suppress_context__
+    return Raised(twin.with_traceback(error.__traceback__))
 
 
 class _Marked(NamedTuple):
@@ -109,13 +123,13 @@ class LiveCodec:
     def encode(self, outcome: Outcome, ttl: float | None) -> Any:
         """See `Codec.encode`. What can be consumed only once is refused."""
         if type(outcome) is Raised:
-            args, state = _dismantle(outcome.error)
+            args, state = self._copy(_dismantle(outcome.error))
             return _Marked(self._version, None, (type(outcome.error), args, state))
         if is_one_shot(outcome):
             raise NotCacheableError(
                 f"a {type(outcome).__qualname__} can be consumed only once: return a list or the like instead"
             )
-        value = self.share(outcome)
+        value = self._copy(outcome)
         return _Marked(self._version, value, None) if self._version or type(value) is _Marked else value
 
     def decode(self, stored: Any) -> Outcome | Miss:
@@ -124,15 +138,29 @@ class LiveCodec:
             if stored.version != self._version:
                 return Miss.FOREIGN
             if stored.error is not None:
-                return Raised(_rebuild(*stored.error))
+                cls, args, state = stored.error
+                return Raised(_rebuild(cls, *self._copy((args, state))))
             stored = stored.value
         elif self._version:
             return Miss.FOREIGN
-        return copy.deepcopy(stored) if self._copies else stored
+        return self._copy(stored) if self._copies else stored
 
     def share(self, outcome: Outcome) -> Outcome:
         """See `Codec.share`."""
-        return copy.deepcopy(outcome) if self._copies and type(outcome) is not Raised else outcome
+        if type(outcome) is Raised:
+            return _twin(outcome)
+        try:
+            return self._copy(outcome)
+        except NotCacheableError:  # the leader's own is what there is; it was not cached, and a warning has said so
+            return outcome
+
+    def _copy(self, value: Any) -> Any:
+        if not self._copies:
+            return value
+        try:
+            return copy.deepcopy(value)
+        except Exception as problem:
+            raise NotCacheableError(f"copy=true cannot copy a {type(value).__qualname__}: {problem!r}") from problem
 
 
 class WireCodec:
@@ -163,7 +191,7 @@ class WireCodec:
     def _header(kind: bytes, *texts: str) -> bytes:
         header = b"cs" + bytes([FORMAT]) + kind
         for text in texts:
-            raw = text.encode()
+            raw = text.encode(errors="surrogatepass")
             if len(raw) > 255:
                 raise ConfigurationError(f"the name of a serializer and version= may have up to 255 bytes: {text!r}")
             header += bytes([len(raw)]) + raw
@@ -201,7 +229,7 @@ class WireCodec:
 
     def share(self, outcome: Outcome) -> Outcome:
         """See `Codec.share`."""
-        return outcome
+        return _twin(outcome) if type(outcome) is Raised else outcome
 
     def _dumps(self, value: object) -> bytes:
         try:
@@ -221,4 +249,6 @@ class WireCodec:
 def is_one_shot(value: object) -> bool:
     """Whether a value is used up by its first reader: an iterator, a coroutine."""
     kind = type(value)
+    if kind.__module__ == "unittest.mock":  # a MagicMock has every method, and is used up by none of them
+        return False
     return hasattr(kind, "__next__") or hasattr(kind, "__anext__") or hasattr(kind, "__await__")

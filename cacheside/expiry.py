@@ -45,9 +45,12 @@ def seconds(value: object, name: str) -> float:
 def _number(value: object, name: str) -> float:
     if isinstance(value, timedelta):
         return value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:  # NaN is not itself
         raise ConfigurationError(f"{name} must be seconds as a number, or a timedelta, not {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ConfigurationError(f"{name} is more seconds than a float can hold; None means for ever") from None
 
 
 class Expiry:

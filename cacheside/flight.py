@@ -31,6 +31,8 @@ from contextvars import ContextVar
 from enum import Enum
 from typing import Any, Final
 
+from . import forks
+
 
 class _Nothing(Enum):
     """The type of `NOTHING`, which is no outcome; None is a value like any other."""
@@ -108,8 +110,13 @@ class Flights:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._ticks = itertools.count(1)
+        self.after_fork()
+        forks.register(self)
+
+    def after_fork(self) -> None:
+        """No flight is under way: those of the parent are led by threads that the child does not have."""
+        self._lock = threading.Lock()
         self._open: dict[str, Flight] = {}
         self._queue: dict[str, Flight] = {}
 

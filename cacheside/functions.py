@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -33,7 +33,7 @@ class Home:
         wall: wall clock in seconds.
     """
 
-    __slots__ = ("core", "serializer", "ttl", "wall")
+    __slots__ = ("__weakref__", "core", "serializer", "ttl", "wall")
 
     def __init__(
         self,
@@ -48,15 +48,12 @@ class Home:
         self.wall: Callable[[], float] = wall
 
 
-_making = threading.Lock()
-
-
 class Runtime:
     """One function on one cache."""
 
     def __init__(self, function: Function, home: Home) -> None:
         core, options = home.core, function.options
-        self.home = home
+        self.home = weakref.ref(home)  # the function keeps its runtimes by their homes, as long as those live
         self.core: Core = core
         self.in_process: bool = "in_process" in core.capabilities
         self.stores: bool = "stores" in core.capabilities
@@ -100,23 +97,22 @@ class Function:
         self.keys: KeyMaker = KeyMaker(fn, self.name, options.key, options.ignore, str(options.version))
         self._home = home
         self._runtime: Runtime | None = None
+        self._runtimes: weakref.WeakKeyDictionary[Home, Runtime] = weakref.WeakKeyDictionary()
 
     def runtime(self) -> Runtime:
         """On the cache that the function belongs to now."""
         home = self._home()
         runtime = self._runtime
-        if runtime is None or runtime.home is not home:
-            with _making:  # else two first calls would count in two places
-                runtime = self._runtime
-                if runtime is None or runtime.home is not home:
-                    runtime = self._runtime = Runtime(self, home)
+        if runtime is None or runtime.home() is not home:
+            # In one step: of two threads that come together both get the same one, and count in it.
+            runtime = self._runtime = self._runtimes.get(home) or self._runtimes.setdefault(home, Runtime(self, home))
         return runtime
 
     def text(self, runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """The key of a call, without version."""
         return self.keys.text(self.keys.binder.bind(args, kwargs), runtime.in_process)
 
-    def key(self, *args: Any, **kwargs: Any) -> str:
+    def key(self, /, *args: Any, **kwargs: Any) -> str:
         """The full text of the key, as `.key()` shows it."""
         return self.keys.full(self.text(self.runtime(), args, kwargs))
 
@@ -130,12 +126,12 @@ class Function:
         runtime = self.runtime()
         return runtime.core, runtime.core.prefix + self.text(runtime, args, kwargs)
 
-    def invalidate(self, *args: Any, **kwargs: Any) -> None:
+    def invalidate(self, /, *args: Any, **kwargs: Any) -> None:
         """Drop the entry of a call, sync."""
         core, key = self.server_key(args, kwargs)
         drivers.invalidate(core, (key,))
 
-    async def ainvalidate(self, *args: Any, **kwargs: Any) -> None:
+    async def ainvalidate(self, /, *args: Any, **kwargs: Any) -> None:
         """Drop the entry of a call, async."""
         core, key = self.server_key(args, kwargs)
         await drivers.ainvalidate(core, (key,))

@@ -36,7 +36,9 @@ class KeyMaker:
         ignore: Collection[str],
         version: str,
     ) -> None:
-        self.binder: Binder = Binder(inspect.signature(fn))
+        if key is not None and is_coroutine(key):
+            raise ConfigurationError(f"{name}: key= must be a plain function, not an async one")
+        self.binder: Binder = Binder(signature_of(fn, name))
         self.name = name
         self.version = version
         names = list(self.binder.signature.parameters)
@@ -48,10 +50,10 @@ class KeyMaker:
             raise ConfigurationError(f"{name}: ignore= names {sorted(unknown)}, the parameters are {names}")
         self._names = [each for each in names if each not in set(ignore)]
         # Module and qualname do not tell closures apart, so each decoration has a number for keys in this process.
-        self._place = quote(fn.__module__ or "") + ":" + quote(getattr(fn, "__qualname__", name))
+        module, qualname = getattr(fn, "__module__", None) or "", getattr(fn, "__qualname__", "")
+        self._place = f"{quote(module)}:{quote(qualname)}"
         self._serial = f"#{next(_serials)}"
-        self._nameless = not hasattr(fn, "__qualname__")
-        self._local = fn.__module__ == "__main__" or self._nameless or "<" in fn.__qualname__
+        self._local = module in ("", "__main__") or not qualname or "<" in qualname
 
     @property
     def is_default(self) -> bool:
@@ -97,11 +99,23 @@ class KeyMaker:
         return with_version(text, self.version) if self.version else text
 
 
+def signature_of(fn: Callable[..., Any], name: str) -> inspect.Signature:
+    """The signature of `fn`, called `name` in messages.
+
+    Raises:
+        ConfigurationError: it has none, as some functions written in C.
+    """
+    try:
+        return inspect.signature(fn)
+    except ValueError:
+        raise ConfigurationError(f"{name} does not tell its parameters: wrap it in a function that does") from None
+
+
 def is_generator(fn: Callable[..., Any]) -> bool:
     """Whether calling `fn` gives a generator, plain or async: nothing that a cache could keep."""
     return inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn)
 
 
-def is_coroutine(fn: Callable[..., Any]) -> bool:
+def is_coroutine(fn: object) -> bool:
     """Whether `fn` is async: a function, or an object whose `__call__` is."""
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004  # we need the method itself, not whether there is one

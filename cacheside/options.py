@@ -35,8 +35,10 @@ class Options:
             raise ConfigurationError(f"key= is a template such as 'user:{{user_id}}' or a callable, not {self.key!r}")
         if self.cache_if is not None and not callable(self.cache_if):
             raise ConfigurationError(f"cache_if= is a callable of the result, not {self.cache_if!r}")
-        if isinstance(self.ignore, str):
+        if isinstance(self.ignore, str) or not isinstance(self.ignore, Collection):
             raise ConfigurationError(f"ignore= is a tuple of parameter names: ignore=({self.ignore!r},)")
+        if not isinstance(self.cache_exceptions, tuple):
+            raise ConfigurationError(f"cache_exceptions= is a tuple of classes, not {self.cache_exceptions!r}")
         if isinstance(self.version, bool) or not isinstance(self.version, (str, int)):
             raise ConfigurationError(f"version= is a text or an integer, not {self.version!r}")
         for cls in self.cache_exceptions:

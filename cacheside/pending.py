@@ -15,6 +15,8 @@ import threading
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from . import forks
+
 
 class Snapshot(NamedTuple):
     """What was pending at one moment: keys, and whether the list had overflowed."""
@@ -40,6 +42,11 @@ class Pending:
         self._overflow = 0  # the tick of the last failure since there were too many; 0: there are not
         self._tick = 0
         self._next_try = 0.0
+        self.after_fork()
+        forks.register(self)
+
+    def after_fork(self) -> None:
+        """What is pending stays pending: the child may read the same keys."""
         self._lock = threading.Lock()
 
     def __bool__(self) -> bool:

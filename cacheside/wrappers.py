@@ -8,8 +8,10 @@ left.
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
+import operator
 import types
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
@@ -38,7 +40,7 @@ class _Base(functools.partial[R], Generic[P, R]):
 
         def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
 
-    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+    def key(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """The key of a call with these arguments: the full text, without namespace, as `cache.invalidate` takes it.
 
         Raises:
@@ -73,7 +75,18 @@ class _Base(functools.partial[R], Generic[P, R]):
         return self
 
     def __deepcopy__(self, memo: Any) -> Any:
-        return self
+        """Of a bound form, one that is bound to the copy of its instance; as with methods."""
+        return _bound(self, copy.deepcopy(self.args[0], memo)) if self.args else self
+
+    def __eq__(self, other: object) -> bool:
+        """Bound forms of one function and one instance are equal, as methods are: each access makes a new one."""
+        if not isinstance(other, _Base):
+            return NotImplemented
+        mine, theirs = self.args, other.args
+        return self.func is other.func and len(mine) == len(theirs) and all(map(operator.is_, mine, theirs))
+
+    def __hash__(self) -> int:
+        return hash((id(self.func), *map(id, self.args)))
 
     if TYPE_CHECKING:
         __name__: str
@@ -89,14 +102,14 @@ class Cached(_Base[P, R]):
     Round trips to a server: a hit one, a miss two besides the load.
     """
 
-    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
+    def invalidate(self, /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Drop the entry of a call with these arguments, and the right of every load under way to fill it.
 
         One round trip. If the cache does not answer, this process bypasses the key until it could be delivered.
         """
         self._function.invalidate(*self.args, *args, **kwargs)
 
-    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Invalidate, then call: a value that was read from the store after this call began."""
         self.invalidate(*args, **kwargs)
         return self(*args, **kwargs)
@@ -122,11 +135,11 @@ class Cached(_Base[P, R]):
 class AsyncCached(_Base[P, Coroutine[Any, Any, T]], Generic[P, T]):
     """A cached async function, or method; made by `cached`. It is a coroutine function. See `Cached`."""
 
-    async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
+    async def invalidate(self, /, *args: P.args, **kwargs: P.kwargs) -> None:
         """See `Cached.invalidate`. Cancelling the caller does not stop the delivery."""
         await self._function.ainvalidate(*self.args, *args, **kwargs)
 
-    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> T:
         """See `Cached.refresh`."""
         await self.invalidate(*args, **kwargs)
         return await self(*args, **kwargs)
@@ -173,6 +186,10 @@ def _bind(self: Any, instance: Any, owner: type | None) -> Any:
         target = type(instance) if owner is None else owner
     elif self._kind == "staticmethod" or instance is None or self.args:
         return self
+    return _bound(self, target)
+
+
+def _bound(self: Any, target: Any) -> Any:
     bound = type(self)(self.func, target)
     bound.__dict__.update(self.__dict__)
     bound.__wrapped__ = types.MethodType(self._function.fn, target)

@@ -22,7 +22,7 @@ from .core import Core
 from .errors import ConfigurationError
 from .functions import Home
 from .health import logger
-from .keymaker import is_coroutine, is_generator
+from .keymaker import is_coroutine, is_generator, signature_of
 from .keys import Binder, Template, check_key, split_version
 from .wrappers import AsyncCached, Cached
 
@@ -37,23 +37,37 @@ class Write:
     """One write, as a context manager, plain and async: at its end the keys are invalidated, however it ends.
 
     Args:
+        home: gives the cache whose counters tell of unknown targets.
+        name: what the log calls it.
         early: makes keys from the arguments alone.
         late: makes keys from the arguments and the result.
         values: the arguments by name.
-        name: what the log calls it.
     """
 
-    def __init__(self, early: Collection[Make], late: Collection[Make], values: dict[str, Any], name: str) -> None:
+    def __init__(
+        self,
+        home: Callable[[], Home],
+        name: str,
+        early: Collection[Make],
+        late: Collection[Make] = (),
+        values: dict[str, Any] | None = None,
+    ) -> None:
+        self._home = home
+        self._name = name
         self._early = early
         self._late = late
-        self._values = values
-        self._name = name
+        self._values = values or {}
         self._plan: dict[Core, dict[str, None]] = {}
 
     def returned(self, result: Any) -> Any:
         """Note what the write returned; gives it back."""
         self._values = {**self._values, "result": result}
         return result
+
+    def called_off(self) -> None:
+        """The block was no write after all: its end invalidates nothing."""
+        self._early, self._late = (), ()
+        self._plan.clear()
 
     def __enter__(self) -> Write:
         self._begin(sync=True)
@@ -62,13 +76,17 @@ class Write:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._finish()
-        failures: list[BaseException] = []
-        for core, keys in self._plan.items():
-            try:
-                drivers.invalidate(core, keys)
-            except BaseException as failure:  # the other caches have to be told all the same
-                failures.append(failure)
+        failures: list[Exception] = []
+        try:
+            self._finish()
+            for core, keys in self._plan.items():
+                try:
+                    drivers.invalidate(core, keys)
+                except Exception as failure:  # the other caches have to be told all the same
+                    failures.append(failure)
+        except BaseException:  # Ctrl-C: what was delivered is not known
+            self._postpone()
+            raise
         if failures:
             raise failures[0]
 
@@ -79,19 +97,27 @@ class Write:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._finish()
-        if kind is GeneratorExit:  # the coroutine is being thrown away: nothing can be awaited any more
+        failures: list[Exception] = []
+        try:
+            self._finish()
+            if kind is GeneratorExit:  # the coroutine is being thrown away: nothing can be awaited any more
+                return self._postpone()
             for core, keys in self._plan.items():
-                core.undelivered(keys)
-            return
-        failures: list[BaseException] = []
-        for core, keys in self._plan.items():
-            try:
-                await drivers.ainvalidate(core, keys)
-            except BaseException as failure:
-                failures.append(failure)
+                try:
+                    await drivers.ainvalidate(core, keys)
+                except Exception as failure:
+                    failures.append(failure)
+        except BaseException:  # cancelled once more, or Ctrl-C
+            self._postpone()
+            raise
         if failures:
             raise failures[0]
+        return None
+
+    def _postpone(self) -> None:
+        """Leave the keys to a later delivery; until then they are bypassed."""
+        for core, keys in self._plan.items():
+            core.undelivered(keys)
 
     def _begin(self, sync: bool) -> None:
         for make in self._early:
@@ -114,8 +140,7 @@ class Write:
             self._plan.setdefault(core, {})[key] = None
 
     def _unknown(self, why: str) -> None:
-        for core in self._plan:
-            core.book.unknown_targets += 1
+        self._home().core.book.unknown_targets += 1
         logger().warning("%s: not all targets of its invalidation can be known, the rest expires: %s", self._name, why)
 
 
@@ -135,7 +160,7 @@ class Targets:
     def __init__(self, fn: Callable[..., Any], name: str, targets: tuple[Any, ...], home: Callable[[], Home]) -> None:
         if not targets:
             raise ConfigurationError("@invalidates needs a target: a key template, a cached function, or a callable")
-        self._binder = Binder(inspect.signature(fn))
+        self._binder = Binder(signature_of(fn, name))
         self._names = list(self._binder.signature.parameters)
         self._name = name
         self._home = home
@@ -149,17 +174,17 @@ class Targets:
 
     def write(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Write:
         """One call of the write function."""
-        return Write(self._early, self._late, self._binder.bind(args, kwargs), self._name)
+        return Write(self._home, self._name, self._early, self._late, self._binder.bind(args, kwargs))
 
     def _made(self, target: Any) -> tuple[Make, bool]:
         if isinstance(target, str):
             return self._template(Template(target, [*self._names, "result"], self._name))
         if isinstance(target, (Cached, AsyncCached)):
             return self._function(target), False
-        if callable(target):
+        if callable(target) and not is_coroutine(target):
             return self._callable(target)
         raise ConfigurationError(
-            f"{self._name}: a target is a key template, a cached function or a callable, not {target!r}"
+            f"{self._name}: a target is a key template, a cached function or a plain callable, not {target!r}"
         )
 
     def _template(self, template: Template) -> tuple[Make, bool]:
@@ -187,7 +212,7 @@ class Targets:
         return make
 
     def _callable(self, target: Callable[..., Any]) -> tuple[Make, bool]:
-        asks = "result" in inspect.signature(target).parameters
+        asks = "result" in signature_of(target, f"{self._name}: target {target!r}").parameters
         signature = self._binder.signature
 
         def make(values: dict[str, Any]) -> Keys:
@@ -233,6 +258,16 @@ def wrap(fn: Any, targets: tuple[Any, ...], home: Callable[[], Home]) -> Any:
 
     def call(*args: Any, **kwargs: Any) -> Any:
         with plan.write(args, kwargs) as write:
-            return write.returned(inner(*args, **kwargs))
+            result = inner(*args, **kwargs)
+            if not hasattr(type(result), "__await__"):
+                return write.returned(result)
+            write.called_off()
+        # A plain function that returns a coroutine (a decorator in between, perhaps): the write is still to come.
+        return _awaited(plan.write(args, kwargs), result)
 
     return functools.wraps(fn)(call)
+
+
+async def _awaited(write: Write, result: Any) -> Any:
+    async with write:
+        return write.returned(await result)

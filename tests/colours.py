@@ -7,11 +7,15 @@ a task of one event loop that runs in a background thread; both give a `Future`.
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import inspect
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Protocol
+
+import pytest
 
 TIMEOUT = 20  # seconds; far more than anything takes, so that a deadlock fails the test instead of hanging it
 
@@ -128,8 +132,6 @@ async def _in_thread(load: Callable[..., Any], *args: Any) -> Any:
 
 
 def _signature(load: Callable[..., Any]) -> Any:
-    import inspect
-
     return inspect.signature(load)
 
 
@@ -139,3 +141,54 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end, "it never came about"
         time.sleep(0.002)
+
+
+class Row:
+    """One row of a store, and a load that the test holds open while it likes."""
+
+    def __init__(self) -> None:
+        self.value: Any = "old"
+        self.loads = 0
+        self.reading = threading.Event()
+        self.gate = threading.Event()
+        self.error: Exception | None = None
+
+    def load(self, row_id: int) -> Any:
+        """Read the row, then take as long as the test wants: the slow reader of every race."""
+        self.loads += 1
+        value, error = self.value, self.error
+        self.reading.set()
+        assert self.gate.wait(TIMEOUT)
+        if error is not None:
+            raise error
+        return value
+
+
+def crowd(cache: Any, colour: Colour, fn: Any, row: Row, size: int = 20) -> list[Any]:
+    """A leader inside its load, and `size` others that wait for it."""
+    leader = colour.call(fn, 1)
+    assert row.reading.wait(TIMEOUT)
+    followers = [colour.call(fn, 1) for _ in range(size)]
+    until(lambda: fn.cache_info().misses == size + 1)
+    time.sleep(0.1)  # they have looked up; let them join as well
+    return [leader, *followers]
+
+
+def results(calls: list[Any]) -> list[Any]:
+    """What each call ended with."""
+    return [call.exception(TIMEOUT) or call.result(TIMEOUT) for call in calls]
+
+
+def killable(fn: Any, row: Row) -> threading.Thread:
+    """A thread that leads the load and dies in it of an exception that is none of the program's."""
+
+    def run() -> None:
+        with pytest.raises(SystemExit):
+            fn(1)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    assert row.reading.wait(TIMEOUT)
+    assert thread.ident is not None
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
+    return thread

@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
+from colours import Colour, Tasks, Threads
 from servers import MariaDBServer, MemcachedServer, PostgresServer, RedisServer, ValkeyServer
 
 SERVER_FIXTURES = frozenset({
@@ -44,6 +45,14 @@ def pytest_report_header() -> str:
 def namespace() -> str:
     """A namespace that no other test has ever used."""
     return f"t{uuid.uuid4().hex}"
+
+
+@pytest.fixture(params=[Threads, Tasks], ids=lambda made: made.name if isinstance(made, type) else None)
+def colour(request: pytest.FixtureRequest) -> Iterator[Colour]:
+    """Threads, or tasks."""
+    made = request.param()
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="session")

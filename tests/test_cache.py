@@ -19,6 +19,7 @@ from cacheside.backends.base import AsyncBackend, Busy, Hit, Leased
 from cacheside.backends.memory import MemoryBackend
 from cacheside.cache import _DEFAULTS
 from cacheside.errors import CacheUnavailable
+from cacheside.health import Health
 from cacheside.testing import FakeClock
 
 
@@ -98,6 +99,14 @@ def test_bad_urls(url: str, cure: str) -> None:
         "mysql://user:sesame@localhost/0",
         "redis://user:sesame@localhost/0?ttl=x",
         "memcached://user:sesame@localhost",
+        "redis://user:ses?sesame@localhost:port",
+        "redis://localhost/0?password=sesame&sesame",
+        "redis://localhost/0?password=pass@sesame&x",
+        "redis://:sesame/0",
+        "redis://localhost:sesame/0",
+        "memcached://a:11211,b:sesame",
+        "mysql://localhost:sesame/0",
+        "mysql:sesame@localhost",
     ],
 )
 def test_errors_never_show_a_password(url: str) -> None:
@@ -107,7 +116,7 @@ def test_errors_never_show_a_password(url: str) -> None:
     error: BaseException | None = caught.value
     while error is not None:
         assert "sesame" not in str(error)
-        error = error.__cause__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def test_repr_never_shows_a_password() -> None:
@@ -429,8 +438,22 @@ class Flapping(MemoryBackend):
         return super().lookup(key, lease)
 
 
-def test_a_broken_cache_raises_nothing_and_logs_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_half_broken_cache_is_one_state(caplog: pytest.LogCaptureFixture) -> None:
+    """A cache that fails and succeeds in turns (one node of several is down) does not flood the log."""
+    caplog.set_level(logging.INFO, "cacheside")
+    backend = Flapping()
+    get = Cache(backend).cached("row:{row}")(lambda row: row)
+    for turn in range(50):
+        backend.broken = turn % 2 == 0
+        get(1)
+    assert len(caplog.records) == 1
+
+
+def test_a_broken_cache_raises_nothing_and_logs_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Calls get the store's answer, each is counted, and each change of state is one line under our logger."""
+    monkeypatch.setattr(Health, "SETTLED", 0.0)
     caplog.set_level(logging.INFO, "cacheside")
     backend = Flapping()
     cache = Cache(backend)

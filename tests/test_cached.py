@@ -174,6 +174,45 @@ def test_async_functions_are_coroutine_functions() -> None:
     assert repo.calls == [1, 1]
 
 
+def test_bound_forms_are_equal_as_methods_are() -> None:
+    """Each access makes a new bound form; they are equal, hash alike, and a copied object has one bound to itself."""
+    a, b = Repository("a"), Repository("b")
+    assert a.get == a.get != b.get
+    assert a.get != a.aget
+    assert len({a.get, a.get, b.get, Repository.get, Repository.get}) == 3
+    assert a.get != "a"
+    a.callback = a.get  # type: ignore[attr-defined]  # an attribute of this test's
+    copied = copy.deepcopy(a)
+    copied.name = "copied"
+    assert copied.callback(1) == ("copied", 1)  # type: ignore[attr-defined]  # as above
+
+
+def test_a_parameter_may_be_called_self() -> None:
+    """The verbs take whatever keywords the function does."""
+
+    @cached(key="{self}:{args}")
+    def get(self: int, **args: int) -> int:
+        return self
+
+    assert get(self=1) == get.refresh(self=1) == 1
+    get.invalidate(self=1)
+    assert get.key(self=1) == "1:%7B%7D"
+
+
+def test_counters_survive_a_change_of_the_default_cache() -> None:
+    """Back on a cache that it was on before, a function goes on counting there."""
+    first, second = Cache(), Cache()
+
+    @cached("row:{row}")
+    def get(row: int) -> int:
+        return row
+
+    for cache in (first, second, first):
+        cacheside.configure(cache)
+        get(1)
+    assert get.cache_info()[:2] == (1, 1)
+
+
 def test_a_hit_awaits_nothing() -> None:
     """Over memory an async hit finishes in its first step, without going through the event loop."""
 

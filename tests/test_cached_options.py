@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -38,6 +40,9 @@ def test_bad_ttl(ttl: Any) -> None:
         ({"negative_ttl": 0}, "negative_ttl"),
         ({"cache_if": 5}, "callable of the result"),
         ({"cache_exceptions": (5,)}, "classes of exceptions"),
+        ({"cache_exceptions": KeyError}, "tuple of classes"),
+        ({"ignore": 5}, "tuple of parameter names"),
+        ({"ttl": 10**400}, "None means for ever"),
         ({"cache_exceptions": (KeyboardInterrupt,)}, "classes of exceptions"),
         ({"ignore": "session"}, r"ignore=\('session',\)"),
         ({"key": 5}, "user:{user_id}"),
@@ -76,6 +81,14 @@ def test_bad_functions() -> None:
         cached(key="user:{user_id}", ignore=("session",))(plain)
     with pytest.raises(ConfigurationError, match="nobody"):
         cached(ignore=("nobody",))(plain)
+
+    async def akey(user_id: int) -> str:
+        return ""
+
+    with pytest.raises(ConfigurationError, match="plain function"):
+        cached(key=akey)(plain)  # type: ignore[arg-type]  # on purpose
+    with pytest.raises(ConfigurationError, match="does not tell its parameters"):
+        cached(key="x")(max)
     with pytest.raises(ConfigurationError, match="twice"):
         cached("user:{user_id}", key="user:{user_id}")(plain)  # type: ignore[call-overload]  # on purpose
 
@@ -245,11 +258,57 @@ def test_other_exceptions_are_never_stored() -> None:
     def get(row: int) -> int:
         raise VerySpecialError(row) if row else ValueError("no")
 
-    for row, kind in ((0, ValueError), (1, VerySpecialError)):
-        for _ in range(2):
-            with pytest.raises(kind):
-                get(row)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no"):
+            get(0)
+    with pytest.warns(CacheWarning, match="VerySpecialError is a subclass"), pytest.raises(VerySpecialError):
+        get(1)
+    with pytest.raises(VerySpecialError):
+        get(1)
     assert get.cache_info()[:2] == (0, 4)
+
+
+@pytest.mark.parametrize("url", ["memory://", "memory://?copy=true"])
+def test_hits_of_an_exception_share_nothing(url: str) -> None:
+    """A note added to one does not show on the next; with copy=true neither does a change of its args."""
+
+    @Cache(url).cached(key="x", cache_exceptions=(KeyError,))
+    def get() -> int:
+        raise KeyError([1])
+
+    seen = []
+    for _ in range(3):
+        with pytest.raises(KeyError) as caught:
+            get()
+        seen.append((list(getattr(caught.value, "__notes__", ())), list(caught.value.args[0])))
+        caught.value.add_note("seen")
+        if "copy" in url:
+            caught.value.args[0].append(2)
+    assert seen == [([], [1])] * 3
+
+
+def test_copying_what_cannot_be_copied() -> None:
+    """With copy=true a result that cannot be copied is returned, not cached, and a warning says so."""
+
+    @Cache("memory://?copy=true").cached(key="x")
+    def get() -> Any:
+        return threading.Lock()
+
+    with pytest.warns(CacheWarning, match="cannot copy"):
+        first = get()
+    assert get() is not first
+
+
+def test_mocks_are_cached() -> None:
+    """A MagicMock has every method there is; it is not taken for an iterator."""
+    mock = MagicMock()
+
+    @cached
+    def get() -> Any:
+        return mock
+
+    assert get() is get() is mock
+    assert get.cache_info().loads == 1
 
 
 def test_an_exception_that_cannot_be_rebuilt_is_not_stored() -> None:

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
-from colours import TIMEOUT, Colour, Tasks, Threads, until
+from colours import TIMEOUT, Colour, Row, Tasks, Threads, crowd, killable, results, until
 
 from cacheside import Cache
 from cacheside.backends.memory import MemoryBackend
-from cacheside.errors import CacheUnavailable
-
-
-@pytest.fixture(params=[Threads, Tasks], ids=lambda made: made.name if isinstance(made, type) else None)
-def colour(request: pytest.FixtureRequest) -> Iterator[Colour]:
-    """Threads, or tasks."""
-    made = request.param()
-    yield made
-    made.close()
 
 
 @pytest.fixture(
@@ -40,42 +29,6 @@ def cache(request: pytest.FixtureRequest, namespace: str, colour: Colour) -> Ite
     made.close()
     if isinstance(colour, Tasks):
         colour.run(made.aclose)
-
-
-class Row:
-    """One row of a store, and a load that the test holds open while it likes."""
-
-    def __init__(self) -> None:
-        self.value: Any = "old"
-        self.loads = 0
-        self.reading = threading.Event()
-        self.gate = threading.Event()
-        self.error: Exception | None = None
-
-    def load(self, row_id: int) -> Any:
-        """Read the row, then take as long as the test wants: the slow reader of every race."""
-        self.loads += 1
-        value, error = self.value, self.error
-        self.reading.set()
-        assert self.gate.wait(TIMEOUT)
-        if error is not None:
-            raise error
-        return value
-
-
-def crowd(cache: Cache, colour: Colour, fn: Any, row: Row, size: int = 20) -> list[Any]:
-    """A leader inside its load, and `size` others that wait for it."""
-    leader = colour.call(fn, 1)
-    assert row.reading.wait(TIMEOUT)
-    followers = [colour.call(fn, 1) for _ in range(size)]
-    until(lambda: fn.cache_info().misses == size + 1)
-    time.sleep(0.1)  # they have looked up; let them join as well
-    return [leader, *followers]
-
-
-def results(calls: list[Any]) -> list[Any]:
-    """What each call ended with."""
-    return [call.exception(TIMEOUT) or call.result(TIMEOUT) for call in calls]
 
 
 def test_value_and_fill_accepted(cache: Cache, colour: Colour) -> None:
@@ -170,7 +123,7 @@ def test_killed_leader_strands_nobody(cache: Cache, colour: Colour) -> None:
     row = Row()
     fn = colour.decorate(cache.cached(key="row:{row_id}"), row.load)
     if isinstance(colour, Threads):
-        leader = _killable(fn, row)
+        leader = killable(fn, row)
     else:
         leader = colour.call(fn, 1)
         assert row.reading.wait(TIMEOUT)
@@ -190,21 +143,6 @@ def test_killed_leader_strands_nobody(cache: Cache, colour: Colour) -> None:
     assert time.monotonic() - began < 4  # not a timing of ours: the lease is 5 s, and nobody waited for its end
     assert colour.run(fn, 1) == "old"
     assert row.loads == 2
-
-
-def _killable(fn: Any, row: Row) -> threading.Thread:
-    """A thread that leads the load and dies in it of an exception that is none of the program's."""
-
-    def run() -> None:
-        with pytest.raises(SystemExit):
-            fn(1)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    assert row.reading.wait(TIMEOUT)
-    assert thread.ident is not None
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
-    return thread
 
 
 @pytest.mark.parametrize("colour", [Tasks], indirect=True)  # a thread cannot be cancelled
@@ -275,52 +213,6 @@ def test_flight_is_sealed_before_its_fill_is_sent(colour: Colour) -> None:
     row.gate.set()
     assert colour.run(fn, 1) == "old"
     assert late[0].result(TIMEOUT) == "new"
-
-
-class Broken(MemoryBackend):
-    """A cache that does not answer."""
-
-    def lookup(self, key: str, lease: float) -> Any:
-        raise CacheUnavailable("no answer")
-
-
-def test_outage_does_not_multiply_loads(colour: Colour) -> None:
-    """With the cache down a crowd costs one load running and one next, and nobody gets a value that was read before it
-    came."""
-    cache = Cache(Broken())
-    row = Row()
-    fn = colour.decorate(cache.cached(key="row:{row_id}"), row.load)
-    first = colour.call(fn, 1)
-    assert row.reading.wait(TIMEOUT)
-    row.value = "new"
-    others = [colour.call(fn, 1) for _ in range(50)]
-    until(lambda: fn.cache_info().misses == 51)
-    time.sleep(0.1)
-    row.gate.set()
-    assert first.result(TIMEOUT) == "old"
-    assert results(others) == ["new"] * 50
-    assert row.loads == 2
-    assert fn.cache_info().bypassed == fn.cache_info().errors == 51
-
-
-def test_outage_leader_cancelled(colour: Colour) -> None:
-    """Also in the queue of an outage a leader that dies strands nobody."""
-    cache = Cache(Broken())
-    row = Row()
-    fn = colour.decorate(cache.cached(key="row:{row_id}"), row.load)
-    if isinstance(colour, Threads):
-        leader = _killable(fn, row)
-    else:
-        leader = colour.call(fn, 1)
-        assert row.reading.wait(TIMEOUT)
-    others = [colour.call(fn, 1) for _ in range(10)]
-    until(lambda: fn.cache_info().misses == 11)
-    time.sleep(0.05)
-    if not isinstance(colour, Threads):
-        leader.cancel()
-    row.gate.set()
-    assert results(others) == ["old"] * 10
-    assert row.loads == 2
 
 
 def test_threads_and_tasks_share_a_flight() -> None:

@@ -37,6 +37,62 @@ cache.close()
 """
 
 
+BUSY = """
+import os, sys, threading, warnings
+from cacheside import Cache
+
+warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 and later warn of forking beside threads: it is the point
+cache = Cache("memory://", lease=30)
+stop = threading.Event()
+holding = threading.Event()
+
+@cache.cached("row:{row}")
+def get(row: int) -> int:
+    if row == -1 and threading.current_thread() is not threading.main_thread():
+        holding.set()
+        stop.wait(30)
+    return row
+
+def hammer(start):
+    row = start
+    while not stop.is_set():
+        row += 1
+        get(row % 50)
+        get.invalidate(row % 50)
+
+threads = [threading.Thread(target=hammer, args=(n,), daemon=True) for n in range(4)]
+threads.append(threading.Thread(target=get, args=(-1,), daemon=True))  # leads a load that the child does not have
+for thread in threads:
+    thread.start()
+holding.wait(10)
+for _ in range(20):
+    child = os.fork()
+    if not child:
+        assert [get(row) for row in range(50)] == list(range(50))
+        get.invalidate(3)
+        assert get(-1) == -1
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert status == 0
+stop.set()
+for thread in threads:
+    thread.join(10)
+"""
+
+
+def test_fork_beside_busy_threads() -> None:
+    """A child that is forked while other threads are inside the cache finds all locks free, and no load to wait for."""
+    done = subprocess.run(
+        [sys.executable, "-c", BUSY],
+        env={"PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     "server",
     [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -304,43 +303,6 @@ def test_bound_method_as_a_target(backend: Recorder) -> None:
     assert backend.dropped == ["n:3"]
 
 
-def test_cancelled_write_is_delivered(backend: Recorder) -> None:
-    """A task that is cancelled inside a write still invalidates, before the cancellation goes on."""
-
-    @invalidates("user:{user_id}")
-    async def write(user_id: int) -> None:
-        await asyncio.sleep(60)
-
-    async def main() -> list[str]:
-        task = asyncio.create_task(write(5))
-        await asyncio.sleep(0.01)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        return list(backend.dropped)
-
-    assert asyncio.run(main()) == ["user:5"]
-
-
-def test_a_write_that_is_thrown_away_is_pending(backend: Recorder) -> None:
-    """A coroutine that is closed in its write cannot await the delivery: the key is bypassed until it was delivered."""
-    cache = cacheside.default_cache()
-
-    @invalidates("user:{user_id}")
-    async def write(user_id: int) -> None:
-        await asyncio.sleep(60)
-
-    async def main() -> None:
-        coroutine = write(5)
-        coroutine.send(None)
-        coroutine.close()
-
-    asyncio.run(main())
-    assert (backend.dropped, cache.stats().pending) == ([], 1)
-    assert get_user(1) == {"id": 1}
-    assert (backend.dropped, cache.stats().pending) == (["user:5"], 0)
-
-
 def test_invalidating_block(backend: Recorder) -> None:
     """`cache.invalidating` makes any block a write, plain and async, also when it raises."""
     cache = cacheside.default_cache()
@@ -357,61 +319,3 @@ def test_invalidating_block(backend: Recorder) -> None:
     assert backend.dropped == ["user:1", "user:2", "user:9", "user:3"]
     with pytest.raises(InvalidKeyError, match=r"\.key\(\)"):
         cache.invalidating("user:a b")
-
-
-def test_undelivered_is_pending_and_bypassed(backend: Recorder, caplog: pytest.LogCaptureFixture) -> None:
-    """A write whose invalidation fails succeeds; its key is read from the store here until the delivery succeeded."""
-    caplog.set_level(logging.INFO, "cacheside")
-    cache, row = cacheside.default_cache(), {"value": "old"}
-    cache._core.pending._retry_every = 0.0
-
-    @cached("row:{row_id}")
-    def get(row_id: int) -> str:
-        return row["value"]
-
-    @invalidates("row:{row_id}")
-    def put(row_id: int, value: str) -> None:
-        row["value"] = value
-
-    assert get(1) == "old"
-    backend.broken = True
-    put(1, "new")
-    assert [get(1), get(1)] == ["new", "new"]
-    assert (get.cache_info().bypassed, cache.stats().pending) == (2, 1)
-    assert backend.lookup("row:1", 1).stored == "old"  # type: ignore[union-attr]  # a Hit: what a server would say
-    backend.broken = False
-    assert [get(1), get(1)] == ["new", "new"]
-    stats = cache.stats()
-    assert (stats.pending, stats.undelivered, get.cache_info().hits) == (0, 1, 1)
-    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
-
-
-def test_the_next_delivery_takes_what_is_pending(backend: Recorder) -> None:
-    """Any invalidation that gets through takes the pending ones with it."""
-    cache = cacheside.default_cache()
-    backend.broken = True
-    cache.invalidate("user:1", "user:2")
-    backend.broken = False
-    cache.invalidate("user:3")
-    assert (backend.dropped, cache.stats().pending) == (["user:3", "user:1", "user:2"], 0)
-
-
-def test_every_cache_is_told() -> None:
-    """A target in a broken cache does not keep the targets in other caches from their invalidation."""
-    first, second = Recorder(), Recorder()
-    one, two = Cache(first), Cache(second)
-
-    @one.cached("row:{row}")
-    def get(row: int) -> int:
-        return row
-
-    @two.cached("row:{row}")
-    def get_too(row: int) -> int:
-        return row
-
-    @invalidates(get, get_too)
-    def write(row: int) -> None: ...
-
-    first.broken = True
-    write(1)
-    assert (first.dropped, one.stats().pending, second.dropped) == ([], 1, ["row:1"])

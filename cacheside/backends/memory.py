@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .. import eviction
+from .. import eviction, forks
 from ..errors import ConfigurationError
 from . import urls
 from .base import AsyncBackend, Busy, Capability, Hit, Leased, Size
@@ -53,8 +53,8 @@ class MemoryBackend:
         self._max_entries = max_entries
         self._policy = policy
         self._clock = clock
-        self._lock = threading.Lock()
         self._tokens = itertools.count(1)
+        self._lock = threading.Lock()
         self._entries = eviction.make(policy, max_entries, clock)
         # Leases are not evicted by values: a crowd of loads must not push out what the cache is for. Their number is
         # that of the loads under way; those of dead loads expire.
@@ -64,6 +64,15 @@ class MemoryBackend:
             if copy
             else ("in_process", "objects", "clear", "stores")
         )
+
+        forks.register(self)
+
+    def after_fork(self) -> None:
+        """Leases belong to loads of the parent. Entries stay, unless another thread was just changing them."""
+        if self._lock.locked():
+            self._entries = eviction.make(self._policy, self._max_entries, self._clock)
+        self._lock = threading.Lock()
+        self._leases = {}
 
     @classmethod
     def from_url(cls, url: str, *, timeout: float, clock: Callable[[], float]) -> MemoryBackend:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 from ..errors import ConfigurationError
+
+_NO_PORT = re.compile(r":(?!\d+$)[^\]]*$")
 
 
 def split(url: str) -> tuple[SplitResult, dict[str, str]]:
@@ -18,9 +21,9 @@ def split(url: str) -> tuple[SplitResult, dict[str, str]]:
         parts = urlsplit(url)
         pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
         _ = parts.port  # parsed on access
-    except ValueError as error:
-        # The text of the error may quote the URL, password and all; the chain would show it as well.
-        raise ConfigurationError(f"malformed cache URL {masked(url)!r}") from (None if "@" in url else error)
+    except ValueError:
+        # From None: the error may quote the URL, password and all.
+        raise ConfigurationError(f"malformed cache URL {masked(url)!r}") from None
     options = dict(pairs)
     if len(options) < len(pairs):
         raise ConfigurationError(f"an option stands twice in the cache URL {masked(url)!r}")
@@ -49,7 +52,12 @@ def refuse_unknown(url: str, options: Iterable[str], known: Iterable[str]) -> No
 
 
 def masked(url: str) -> str:
-    """`url` as it may be shown: without user, password and options."""
-    head = url.partition("?")[0]
-    scheme, separator, rest = head.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+    """`url` as it may be shown: without user, password and options, also where it is written wrongly."""
+    scheme, separator, rest = url.partition("://")
+    head, mark, query = rest.partition("?")
+    if mark and "@" in query:  # it may be the end of a password with a "?" in it
+        return f"{scheme}{separator}***"
+    hosts, slash, path = head.rpartition("@")[2].partition("/")
+    # Where the "@" was forgotten, a password stands in the place of the port.
+    shown = (_NO_PORT.sub(":***", host) for host in hosts.split(","))
+    return f"{scheme}{separator}{','.join(shown)}{slash}{path}"

@@ -121,7 +121,8 @@ class AsyncRedis(AsyncBackend):
             await connection.disconnect(nowait=True)
             raise
         finally:
-            await pool.release(connection)
+            # Shielded: cancelled while it waits for the pool's own lock, the connection would never come back to it.
+            await asyncio.shield(pool.release(connection))
 
 
 async def _keep(pool: ConnectionPool) -> AsyncGenerator[ConnectionPool, None]:

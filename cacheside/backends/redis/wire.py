@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from redis.exceptions import ConnectionError, NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
+from ... import forks
 from ...errors import CacheUnavailable
 from ..base import Busy, Hit, Leased
 
@@ -115,9 +116,13 @@ class Protocol:
         self._native = native
         # Tokens that were sent without an answer. If one turns up as a lease it is ours, and no load runs under it:
         # it can be taken over at once, instead of waiting for it to expire. (A late arrival is harmless: each token
-        # was sent once, so when it is seen it has arrived, and nothing can plant it again.) The value is the process
-        # that sent it: after a fork, what was the parent's stays the parent's.
-        self._lost: dict[bytes, int] = {}
+        # was sent once, so when it is seen it has arrived, and nothing can plant it again.)
+        self.after_fork()
+        forks.register(self)
+
+    def after_fork(self) -> None:
+        """What was the parent's stays the parent's."""
+        self._lost: dict[bytes, None] = {}
         self._lock = threading.Lock()
 
     def lookup(self, key: str, lease: float) -> Operation:
@@ -198,7 +203,7 @@ class Protocol:
 
     def _remember(self, token: bytes) -> None:
         with self._lock:
-            self._lost[token] = os.getpid()
+            self._lost[token] = None
             if len(self._lost) > 1000:
                 del self._lost[next(iter(self._lost))]
 
@@ -206,7 +211,7 @@ class Protocol:
         if not self._lost:
             return False
         with self._lock:
-            return self._lost.pop(token, None) == os.getpid()
+            return self._lost.pop(token, False) is None
 
     def _answer(self, reply: bytes | None, token: bytes) -> Hit | Leased | Busy:
         if reply is None or reply == b"L" + token:  # our own token: the command did arrive, through some proxy, twice
