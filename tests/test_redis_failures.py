@@ -19,6 +19,7 @@ from servers import HOST, RedisServer, free_port
 from cacheside import Cache
 from cacheside.backends.base import Busy, Hit, Leased
 from cacheside.backends.redis import RedisBackend
+from cacheside.health import Health
 
 NewRedis = Callable[..., RedisServer]
 
@@ -92,9 +93,14 @@ def test_restart_is_not_noticed(colour: Colour, make_cache: MakeCache, new_redis
 
 
 def test_dead_server(
-    colour: Colour, make_cache: MakeCache, new_redis: NewRedis, caplog: pytest.LogCaptureFixture
+    colour: Colour,
+    make_cache: MakeCache,
+    new_redis: NewRedis,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """While the server is dead the store answers; that is counted, and logged once, and once more when it is back."""
+    monkeypatch.setattr(Health, "SETTLED", 0.0)
     caplog.set_level(logging.INFO, "cacheside")
     server = new_redis()
     store = Store(colour, make_cache(server.url, timeout=5))
