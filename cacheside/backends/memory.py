@@ -104,10 +104,11 @@ class MemoryBackend:
     def lookup(self, key: str, lease: float) -> Hit | Leased | Busy:
         """See `Backend.lookup`."""
         with self._lock:
-            entry = self._entries.get(key)
-            if entry is not None:
-                return Hit(entry.stored, entry)
-            return self._lease(key, lease)
+            try:
+                entry = self._entries[key]
+            except KeyError:
+                return self._lease(key, lease)
+            return Hit(entry.stored, entry)
 
     def replace(self, key: str, seen: Any, lease: float) -> Leased | Busy:
         """See `Backend.replace`."""
