@@ -4,31 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from recorder import Recorder
 
 import cacheside
 from cacheside import Cache, ConfigurationError, InvalidKeyError, cached, invalidates
-from cacheside.backends.memory import MemoryBackend
-from cacheside.errors import CacheUnavailable
-
-
-class Recorder(MemoryBackend):
-    """Memory that notes what is invalidated, and may refuse to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.dropped: list[str] = []
-        self.broken = False
-
-    def invalidate(self, keys: Sequence[str]) -> None:
-        if self.broken:
-            raise CacheUnavailable("no answer")
-        self.dropped += keys
-        super().invalidate(keys)
 
 
 @pytest.fixture(autouse=True)

@@ -9,28 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from recorder import Recorder
 
 import cacheside
 from cacheside import Cache, cached, invalidates
 from cacheside.backends.base import AsyncBackend
-from cacheside.backends.memory import MemoryBackend
-from cacheside.errors import CacheUnavailable
 from cacheside.health import Health
-
-
-class Recorder(MemoryBackend):
-    """Memory that notes what is invalidated, and may refuse to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.dropped: list[str] = []
-        self.broken = False
-
-    def invalidate(self, keys: Sequence[str]) -> None:
-        if self.broken:
-            raise CacheUnavailable("no answer")
-        self.dropped += keys
-        super().invalidate(keys)
 
 
 class Slow(AsyncBackend):

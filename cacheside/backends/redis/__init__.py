@@ -6,7 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from redis import Redis
+from redis import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool as AsyncioBlockingConnectionPool
 from redis.asyncio import Redis as AsyncioRedis
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
@@ -15,12 +16,14 @@ from redis.retry import Retry
 from ...errors import ConfigurationError
 from .. import urls
 from ..base import AsyncBackend, Capability, Size
-from . import aio, sync
+from .aio import AsyncRedis
+from .sync import SyncRedis
 from .wire import Protocol
 
 MAX_CONNECTIONS = 64  # for all threads of a process
 MAX_CONNECTIONS_OF_LOOP = 16  # for one event loop: more only makes them wait for each other's callbacks
-POOL_WAIT = 5.0  # seconds to wait for a connection of our own pool; a crowd must not turn into errors
+# Seconds that callers wait for a connection of our own pools, which are bounded; redis-py's default pool fails instead.
+POOL_WAIT = 5.0
 
 # What a URL may ask for. redis-py takes more, but not all of it from text, nor in both colours, nor to any effect here.
 _OPTIONS = (
@@ -31,7 +34,7 @@ _OPTIONS = (
 )  # fmt: skip
 
 
-class RedisBackend(sync.SyncRedis):
+class RedisBackend(SyncRedis):
     """A cache on one Redis server, for plain and async functions.
 
     A hit costs one round trip, a miss two besides the load. Every command plants or proves a lease token, see wire.py.
@@ -85,12 +88,17 @@ class RedisBackend(sync.SyncRedis):
         rest, _ = urls.take(url, ("max_connections",))
         # RESP 2 and no driver_info: a handshake would cost each new connection round trips, for nothing that is used.
         # With TLS one is needed: else redis-py's pool takes the session tickets of TLS 1.3 for an unread reply.
-        settings: dict[str, Any] = {"wait": POOL_WAIT, "timeout": timeout, "protocol": 2}
+        settings: dict[str, Any] = {
+            "timeout": POOL_WAIT,
+            "socket_timeout": timeout,
+            "socket_connect_timeout": timeout,
+            "protocol": 2,
+        }
         if parts.scheme != "rediss":
             settings["driver_info"] = None
         self = cls.__new__(cls)
         try:
-            pool = sync.own_pool(
+            pool = BlockingConnectionPool.from_url(
                 rest, max_connections=int(limit or MAX_CONNECTIONS), retry=Retry(NoBackoff(), 0), **settings
             )
             pool.connection_class(**pool.connection_kwargs)  # made and thrown away: it checks the options without I/O
@@ -99,7 +107,7 @@ class RedisBackend(sync.SyncRedis):
                 f"the redis URL {urls.masked(url)!r} has an option that redis-py does not take: {error}"
             ) from None
         apool = partial(
-            aio.own_pool,
+            AsyncioBlockingConnectionPool.from_url,
             rest,
             max_connections=int(limit or MAX_CONNECTIONS_OF_LOOP),
             retry=AsyncRetry(NoBackoff(), 0),
@@ -114,7 +122,7 @@ class RedisBackend(sync.SyncRedis):
         self._has_plain = pool is not None
         if pool is not None:
             super().__init__(protocol, pool, owned)
-        self._aio = None if apool is None else aio.AsyncRedis(protocol, self.capabilities, apool, owned)
+        self._aio = None if apool is None else AsyncRedis(protocol, self.capabilities, apool, owned)
 
     def __repr__(self) -> str:
         return self._label

@@ -8,7 +8,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, ConnectionPool
+from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError, ResponseError
 
 from ..base import AsyncBackend, Busy, Capability, Hit, Leased
@@ -136,15 +136,3 @@ async def _keep(pool: ConnectionPool) -> AsyncGenerator[ConnectionPool, None]:
     finally:
         with contextlib.suppress(RedisError, OSError):
             await pool.aclose()
-
-
-def own_pool(url: str, timeout: float, max_connections: int, wait: float, **options: Any) -> ConnectionPool:
-    """A bounded pool whose callers wait for a connection, instead of failing as redis-py's default pool does."""
-    return BlockingConnectionPool.from_url(
-        url,
-        max_connections=max_connections,
-        timeout=wait,
-        socket_timeout=timeout,
-        socket_connect_timeout=timeout,
-        **options,
-    )

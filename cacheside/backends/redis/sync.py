@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from redis import BlockingConnectionPool, ConnectionPool
+from redis import ConnectionPool
 from redis.exceptions import RedisError, ResponseError
 
 from ..base import Busy, Hit, Leased
@@ -87,15 +87,3 @@ class SyncRedis:
             raise
         finally:
             self._pool.release(connection)
-
-
-def own_pool(url: str, timeout: float, max_connections: int, wait: float, **options: Any) -> ConnectionPool:
-    """A bounded pool whose callers wait for a connection, instead of failing as redis-py's default pool does."""
-    return BlockingConnectionPool.from_url(
-        url,
-        max_connections=max_connections,
-        timeout=wait,
-        socket_timeout=timeout,
-        socket_connect_timeout=timeout,
-        **options,
-    )
