@@ -48,7 +48,8 @@ class Cache:
         ttl: for functions that are given none. None: no expiry.
         lease: seconds after which a load may no longer be filled, and after which every wait for another's load ends.
             Longer than a load should ever take.
-        timeout: seconds that a server may take to connect and to answer; not for objects, which have their own.
+        timeout: seconds that a server may take to connect and to answer; not for objects, which have their own. (On an
+            event loop connecting may take four times as long: a busy loop is no dead server.)
         clock: for tests: seconds that never go back, used instead of the real clock where expiry is kept in this
             process (memory) or in the entry (memcached). A Redis server keeps time itself.
 

@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 from ...errors import CacheUnavailable, NotCacheableError
 from .. import base
+from ..patience import LOOP_SLACK, Patience
 from . import wire
 from .pool import GONE, OPEN, PATIENCE, Pool, Verdict, Waiter
 from .ring import Ring, Server
@@ -30,35 +31,21 @@ class Connection:
     def __init__(self, sock: socket.socket, opened: int) -> None:
         self.opened = opened
         self._sock = sock
-        self._late = False
 
     async def meta(self, data: bytes, count: int, timeout: float) -> list[wire.Reply]:
         """Send `data` and return the `count` replies to it. After any exception the connection is of no use."""
         loop = asyncio.get_running_loop()
-        # No asyncio.timeout: after something else has blocked the loop, that would discard an answer that is there.
-        timer = loop.call_later(timeout, self._expire)
         inbox = wire.Inbox(count)
-        try:
+        async with Patience(timeout):
             await loop.sock_sendall(self._sock, data)
             await asyncio.sleep(0)  # a near server answers at once: without this, hit after hit would hold up the loop
             while not inbox.feed(await loop.sock_recv(self._sock, 65536)):
                 pass
-        except ConnectionError as error:
-            if self._late:
-                raise TimeoutError("timed out") from error
-            raise
-        finally:
-            timer.cancel()
         return inbox.replies
 
     def close(self) -> None:
         """Close it; in a command only after that was cancelled."""
         self._sock.close()
-
-    def _expire(self) -> None:
-        self._late = True
-        with contextlib.suppress(OSError):  # the server may have been faster
-            self._sock.shutdown(socket.SHUT_RDWR)  # whoever waits on it sees its end, after what has been received
 
     def __del__(self) -> None:
         self.close()
@@ -175,7 +162,7 @@ class _Node:
 
     async def _open(self, pool: _Pool) -> Connection:
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout * LOOP_SLACK):
                 sock = await _connect(self._server)
         except BaseException as error:
             pool.failed()

@@ -16,6 +16,7 @@ from redis.retry import Retry
 from ...errors import ConfigurationError
 from .. import urls
 from ..base import AsyncBackend, Capability, Size
+from ..patience import LOOP_SLACK
 from .aio import AsyncRedis
 from .sync import SyncRedis
 from .wire import Protocol
@@ -88,18 +89,18 @@ class RedisBackend(SyncRedis):
         rest, _ = urls.take(url, ("max_connections",))
         # RESP 2 and no driver_info: a handshake would cost each new connection round trips, for nothing that is used.
         # With TLS one is needed: else redis-py's pool takes the session tickets of TLS 1.3 for an unread reply.
-        settings: dict[str, Any] = {
-            "timeout": POOL_WAIT,
-            "socket_timeout": timeout,
-            "socket_connect_timeout": timeout,
-            "protocol": 2,
-        }
+        settings: dict[str, Any] = {"timeout": POOL_WAIT, "protocol": 2}
         if parts.scheme != "rediss":
             settings["driver_info"] = None
         self = cls.__new__(cls)
         try:
             pool = BlockingConnectionPool.from_url(
-                rest, max_connections=int(limit or MAX_CONNECTIONS), retry=Retry(NoBackoff(), 0), **settings
+                rest,
+                max_connections=int(limit or MAX_CONNECTIONS),
+                retry=Retry(NoBackoff(), 0),
+                socket_timeout=timeout,
+                socket_connect_timeout=timeout,
+                **settings,
             )
             pool.connection_class(**pool.connection_kwargs)  # made and thrown away: it checks the options without I/O
         except Exception as error:  # redis-py has various for a bad value
@@ -111,18 +112,27 @@ class RedisBackend(SyncRedis):
             rest,
             max_connections=int(limit or MAX_CONNECTIONS_OF_LOOP),
             retry=AsyncRetry(NoBackoff(), 0),
+            socket_timeout=None,  # see AsyncRedis: redis-py's own would take a busy loop for a dead server
+            socket_connect_timeout=timeout * LOOP_SLACK,
             **settings,
         )
-        self._set_up(urls.masked(url), lambda: pool, apool, owned=True)
+        self._set_up(urls.masked(url), lambda: pool, apool, owned=True, timeout=timeout)
         return self
 
-    def _set_up(self, label: str, pool: Callable[[], Any] | None, apool: Callable[[], Any] | None, owned: bool) -> None:
+    def _set_up(
+        self,
+        label: str,
+        pool: Callable[[], Any] | None,
+        apool: Callable[[], Any] | None,
+        owned: bool,
+        timeout: float | None = None,
+    ) -> None:
         self._label = label
         protocol = Protocol()
         self._has_plain = pool is not None
         if pool is not None:
             super().__init__(protocol, pool, owned)
-        self._aio = None if apool is None else AsyncRedis(protocol, self.capabilities, apool, owned)
+        self._aio = None if apool is None else AsyncRedis(protocol, self.capabilities, apool, owned, timeout)
 
     def __repr__(self) -> str:
         return self._label

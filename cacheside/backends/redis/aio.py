@@ -12,6 +12,7 @@ from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError, ResponseError
 
 from ..base import AsyncBackend, Busy, Capability, Hit, Leased
+from ..patience import Patience
 from .wire import Command, Operation, Protocol
 
 
@@ -23,6 +24,7 @@ class AsyncRedis(AsyncBackend):
         capabilities: as those of the plain form.
         make_pool: makes our own pool for one event loop, or gives that of the user's client.
         owned: whether the pools are ours to close.
+        timeout: seconds that the server may take to answer; None: the pool's connections see to that.
     """
 
     def __init__(
@@ -31,11 +33,13 @@ class AsyncRedis(AsyncBackend):
         capabilities: frozenset[Capability],
         make_pool: Callable[[], ConnectionPool],
         owned: bool,
+        timeout: float | None,
     ) -> None:
         self._protocol = protocol
         self._capabilities = capabilities
         self._make_pool = make_pool
         self._owned = owned
+        self._timeout = timeout
         # Pools of our own: for each loop one, and the generator that closes it as the loop ends.
         self._pools: dict[asyncio.AbstractEventLoop, tuple[ConnectionPool, AsyncGenerator[ConnectionPool, None]]] = {}
         self._lock = threading.Lock()  # loops may run in several threads
@@ -113,8 +117,9 @@ class AsyncRedis(AsyncBackend):
         pool: Any = await self._pool()  # Any: redis-py's hints are incomplete
         connection = await pool.get_connection()
         try:
-            await connection.send_command(*command)
-            return await connection.read_response(disable_decoding=True)
+            async with Patience(self._timeout):
+                await connection.send_command(*command)
+                return await connection.read_response(disable_decoding=True)
         except ResponseError:
             raise
         except BaseException:
