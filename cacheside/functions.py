@@ -53,9 +53,8 @@ class Runtime:
 
     def __init__(self, function: Function, home: Home) -> None:
         core, options = home.core, function.options
-        self.home: weakref.ref[Home] = weakref.ref(
-            home
-        )  # the function keeps its runtimes by their homes, as long as those live
+        # Weak: the function keeps its runtimes by their homes, as long as those live.
+        self.home: weakref.ref[Home] = weakref.ref(home)
         self.core: Core = core
         self.in_process: bool = "in_process" in core.capabilities
         self.stores: bool = "stores" in core.capabilities
