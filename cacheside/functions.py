@@ -61,9 +61,8 @@ class Runtime:
         if not self.in_process:
             function.keys.check_server()
         self.counters: Counters = core.book.open(function.name, self)
-        serializer = home.serializer(
-            options.serializer
-        )  # checked even where it is not used: memory stands in for a server
+        # Made even where it is not used, so that its mistakes show: memory stands in for a server.
+        serializer = home.serializer(options.serializer)
         codec: Codec
         if "objects" in core.capabilities:
             codec = LiveCodec(function.keys.version, copies="copies" in core.capabilities)

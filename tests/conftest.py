@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from colours import Colour, Tasks, Threads
+from redis_tools import MakeCache, cache_maker
 from servers import MariaDBServer, MemcachedServer, PostgresServer, RedisServer, ValkeyServer
 
 SERVER_FIXTURES = frozenset({
@@ -53,6 +54,13 @@ def colour(request: pytest.FixtureRequest) -> Iterator[Colour]:
     made = request.param()
     yield made
     made.close()
+
+
+@pytest.fixture
+def make_cache(colour: Colour) -> Iterator[MakeCache]:
+    """Make a cache that is closed at the end, in its colour: `make_cache(url or backend, **options)`."""
+    with cache_maker(colour) as make:
+        yield make
 
 
 @pytest.fixture(scope="session")

@@ -7,16 +7,16 @@ import gc
 import logging
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import redis
 import redis.asyncio
-from colours import Colour, Tasks, Threads, until
+from colours import Colour, until
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from redis_tools import COLOURS, LOOKUP, MakeCache, Proxy, cache_maker, named, say
+from redis_tools import LOOKUP, MakeCache, Proxy, named, say
 from servers import HOST, RedisServer
 
 from cacheside import Cache, CacheUnavailable, ConfigurationError
@@ -24,21 +24,6 @@ from cacheside.backends.base import AsyncBackend, Backend, Hit, Leased
 from cacheside.backends.redis import RedisBackend
 
 NewRedis = Callable[..., RedisServer]
-
-
-@pytest.fixture(params=[Threads, Tasks], ids=COLOURS)
-def colour(request: pytest.FixtureRequest) -> Iterator[Colour]:
-    """Plain functions in threads, or async ones in tasks."""
-    made = request.param()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def make_cache(colour: Colour) -> Iterator[MakeCache]:
-    """Make a cache that is closed at the end: `make_cache(url or backend, **options)`."""
-    with cache_maker(colour) as make:
-        yield make
 
 
 def reader(colour: Colour, cache: Cache) -> Any:

@@ -8,12 +8,12 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from colours import Colour, Tasks, Threads, until
-from redis_tools import COLOURS, MakeCache, Proxy, cache_maker, say
+from colours import Colour, until
+from redis_tools import COLOURS, MakeCache, Proxy, say
 from servers import HOST, RedisServer, free_port
 
 from cacheside import Cache
@@ -22,21 +22,6 @@ from cacheside.backends.redis import RedisBackend
 from cacheside.health import Health
 
 NewRedis = Callable[..., RedisServer]
-
-
-@pytest.fixture(params=[Threads, Tasks], ids=COLOURS)
-def colour(request: pytest.FixtureRequest) -> Iterator[Colour]:
-    """Plain functions in threads, or async ones in tasks."""
-    made = request.param()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def make_cache(colour: Colour) -> Iterator[MakeCache]:
-    """Make a cache that is closed at the end: `make_cache(url or backend, **options)`."""
-    with cache_maker(colour) as make:
-        yield make
 
 
 class Store:
