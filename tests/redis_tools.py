@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 import socketserver
@@ -11,39 +10,13 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import redis
+from adapter import Adapter
 from colours import Colour
 from servers import HOST, RedisServer
 
 from cacheside import Cache
 from cacheside.backends import create
-from cacheside.backends.redis import RedisBackend
 from cacheside.backends.redis.wire import Protocol
-
-COLOURS = ("sync", "async")
-
-
-class Adapter:
-    """One `RedisBackend` behind plain calls; the async colour runs on a loop that lives as long as the adapter."""
-
-    def __init__(self, backend: RedisBackend, colour: str) -> None:
-        self.backend = backend
-        self.runner = asyncio.Runner() if colour == "async" else None
-
-    def __getattr__(self, verb: str) -> Callable[..., Any]:
-        runner = self.runner
-        if runner is None:
-            return lambda *args: getattr(self.backend, verb)(*args)
-        return lambda *args: runner.run(self._awaited(verb, args))
-
-    async def _awaited(self, verb: str, args: tuple[Any, ...]) -> Any:
-        return await getattr(self.backend.aio, verb)(*args)
-
-    def end(self) -> None:
-        """Close the connections, and the loop."""
-        self.close()
-        if self.runner is not None:
-            self.runner.close()
-
 
 Open = Callable[..., Adapter]
 

@@ -6,7 +6,8 @@ import socket
 from collections.abc import Callable, Iterator
 
 import pytest
-from memcached_tools import COLOURS, Adapter, Open, opener, say
+from adapter import COLOURS, Adapter
+from memcached_tools import Open, opener, say
 from servers import HOST, MemcachedServer
 
 from cacheside.backends.base import Busy, Hit, Leased

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 
 import pytest
-from memcached_tools import COLOURS, Impostor, Open, opener, say
+from adapter import COLOURS
+from memcached_tools import Impostor, Open, opener, say
 from servers import HOST, MemcachedServer, free_port
 
 from cacheside.backends import create

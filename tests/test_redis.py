@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
+from adapter import COLOURS, Adapter
 from redis.exceptions import (
     ConnectionError,
     NoScriptError,
@@ -14,7 +15,7 @@ from redis.exceptions import (
     ResponseError,
     TimeoutError,
 )
-from redis_tools import COLOURS, Adapter, Open, Proxy, opener, play, say
+from redis_tools import Open, Proxy, opener, play, say
 from servers import HOST, RedisServer, free_port
 
 from cacheside.backends.base import Busy, Hit, Leased

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from adapter import COLOURS
 from colours import Colour, until
-from redis_tools import COLOURS, MakeCache, Proxy, say
+from redis_tools import MakeCache, Proxy, say
 from servers import HOST, RedisServer, free_port
 
 from cacheside import Cache
