@@ -7,7 +7,7 @@
 ... def rename_user(user_id: int, name: str) -> None: ...
 """
 
-from .cache import Cache, cached, configure, default_cache, invalidates
+from .cache import Cache, cached, configure, default_cache, invalidates, updates
 from .errors import (
     CachesideError,
     CacheUnavailable,
@@ -41,4 +41,5 @@ __all__ = [
     "default_cache",
     "invalidates",
     "quote",
+    "updates",
 ]

@@ -20,6 +20,7 @@ from .functions import Home
 from .keys import quote
 from .serializers import Secret, Serializer
 from .stats import Stats
+from .targets import Entry, Terms, server_key
 from .writes import Write
 
 F = TypeVar("F", bound="Callable[..., Any] | classmethod[Any, ..., Any] | staticmethod[..., Any]")
@@ -115,21 +116,32 @@ class Cache:
         """What prefixes every key on a server."""
         return self._namespace
 
-    def invalidates(self, *targets: Any) -> Callable[[F], F]:
+    def invalidates(self, *targets: Any, strict: bool = False, hold: Duration = 30) -> Callable[[F], F]:
         """The decorator `invalidates`, bound to this cache."""
-        return lambda fn: writes.wrap(fn, targets, lambda: self._home)
+        terms = Terms(strict, hold)
+        return lambda fn: writes.wrap(fn, targets, lambda: self._home, terms)
 
-    def invalidating(self, *keys: str) -> Write:
+    def updates(
+        self, *targets: Any, strict: bool = False, hold: Duration = 30, ttl: Ttl | OrUnset = UNSET
+    ) -> Callable[[F], F]:
+        """The decorator `updates`, bound to this cache."""
+        terms = Terms(strict, hold, update=True, ttl=ttl)
+        return lambda fn: writes.wrap(fn, targets, lambda: self._home, terms)
+
+    def invalidating(self, *keys: str, strict: bool = False, hold: Duration = 30) -> Write:
         """A block that is a write: ``with`` or ``async with``. The keys are invalidated at its end, however it ends.
 
         Args:
             keys: full texts, as `.key()` of a cached function gives them.
+            strict: guard the keys before the block, as `invalidates` does.
+            hold: seconds that the guard lasts if this process dies in the block.
 
         Raises:
             InvalidKeyError: a text that can be no key; before the block runs.
+            CacheUnavailable: with `strict`, the guard could not be placed; the block does not run.
         """
-        pairs = [(self._core, writes.server_key(self._core, key)) for key in keys]
-        return Write(lambda: self._home, "cache.invalidating", [lambda values: pairs])
+        entries = [Entry(self._core, server_key(self._core, key)) for key in keys]
+        return Write(lambda: self._home, "cache.invalidating", Terms(strict, hold), [lambda values: entries])
 
     def invalidate(self, *keys: str) -> None:
         """Drop entries, and the right of every load under way to fill them. One round trip.
@@ -142,11 +154,11 @@ class Cache:
         Raises:
             InvalidKeyError: a text that can be no key.
         """
-        drivers.invalidate(self._core, [writes.server_key(self._core, key) for key in keys])
+        drivers.invalidate(self._core, [server_key(self._core, key) for key in keys])
 
     async def ainvalidate(self, *keys: str) -> None:
         """`invalidate`, awaitable. Cancelling the caller does not stop the delivery."""
-        await drivers.ainvalidate(self._core, [writes.server_key(self._core, key) for key in keys])
+        await drivers.ainvalidate(self._core, [server_key(self._core, key) for key in keys])
 
     def clear(self, everything: bool = False) -> None:
         """Drop all entries of this namespace. It takes many round trips on Redis: SCAN and UNLINK.
@@ -287,18 +299,50 @@ cached: CachedFactory = CachedFactory(_default_home, bound=False)
 """Cache what a function returns, on the default cache. See `CachedFactory.__call__` for all options."""
 
 
-def invalidates(*targets: Any) -> Callable[[F], F]:
+def invalidates(*targets: Any, strict: bool = False, hold: Duration = 30) -> Callable[[F], F]:
     """The function is a write: drop the entries it makes stale, after it has returned, raised or been cancelled.
 
-    The write itself has to commit; a function that leaves the commit to its caller invalidates too early.
+    The write itself has to commit; a function that leaves the commit to its caller invalidates too early. One round
+    trip to each server, two on memcached; with `strict` as many more before the write.
 
     Args:
         targets: each a key template over the parameters and ``{result}``; or a cached function, whose key is made from
             the parameters of the same names, and whose entry is dropped in its own cache; or a callable with the same
             arguments (and `result`, as a keyword, if it has a parameter of that name) that returns a key or several.
+        strict: guard the keys before the write. While the guard stands readers load from the store and fill nothing,
+            so no old value outlives the write even if this process dies in it, or if the server cannot be reached
+            after it. The targets then cannot depend on the result.
+        hold: seconds after which the guard of a writer that died ends; longer than the write should ever take. (A
+            write that outlasts it is as safe as one that is not strict.)
 
     Raises:
         ConfigurationError: a target that does not fit the function; at decoration.
         InvalidKeyError: a key that cannot be made from the arguments of a call; before the function is called.
+        CacheUnavailable: with `strict`, the guard could not be placed; the function is not called.
     """
-    return lambda fn: writes.wrap(fn, targets, _default_home)
+    terms = Terms(strict, hold)
+    return lambda fn: writes.wrap(fn, targets, _default_home, terms)
+
+
+def updates(*targets: Any, strict: bool = False, hold: Duration = 30, ttl: Ttl | OrUnset = UNSET) -> Callable[[F], F]:
+    """The function is a write that returns the new value: put it into the entries instead of dropping them.
+
+    The value goes in only if this writer alone was at work on the key, from before its write to after it; another
+    writer, an invalidation, a lost guard or an outage make it a plain invalidation. So it is never older than any
+    write that has returned. One round trip before the write and one after it (memcached: two and one).
+
+    Args:
+        targets: as those of `invalidates`, but known before the write: none may depend on the result. Best a cached
+            function: the value is then kept as that function keeps what it returns. It has to be what that function
+            would return.
+        strict: refuse the write if the guard cannot be placed; without it the write goes on, and invalidates.
+        hold: seconds after which the guard of a writer that died ends.
+        ttl: of the value under targets that are no cached functions; default: the cache's.
+
+    Raises:
+        ConfigurationError: a target that does not fit the function; at decoration.
+        InvalidKeyError: a key that cannot be made from the arguments of a call; before the function is called.
+        CacheUnavailable: with `strict`, the guard could not be placed; the function is not called.
+    """
+    terms = Terms(strict, hold, update=True, ttl=ttl)
+    return lambda fn: writes.wrap(fn, targets, _default_home, terms)

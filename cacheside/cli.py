@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 if TYPE_CHECKING:
     import typer
 
+    from .check import Wish
+
 
 def main() -> None:
     """Run the command with the arguments of this process. Ends the process; 2 means that it could not run."""
@@ -58,6 +60,36 @@ def make_app() -> "typer.Typer":
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # like Ctrl-C: the store is removed on the way out
         raise typer.Exit(run_demo(cache, store, seconds, as_json))
 
+    @app.command()
+    def check(
+        url: Annotated[str, typer.Argument(help="Your cache: redis://..., memcached://...", show_default=False)],
+        naive: Annotated[bool, typer.Option("--naive", help="Race plain get, set and delete as well.")] = False,
+        strict: Annotated[bool, typer.Option("--strict", help="Make the writes strict ones.")] = False,
+        operations: Annotated[
+            int | None, typer.Option(min=1, help="Reads and writes of all processes.", show_default="20000")
+        ] = None,
+        seconds: Annotated[float | None, typer.Option(min=0.1, help="As many as fit into this, instead.")] = None,
+        processes: Annotated[int, typer.Option(min=1, max=64, help="Each of 4 threads and 4 tasks.")] = 4,
+        keys: Annotated[int, typer.Option(min=1, max=1000, help="The fewer, the hotter.")] = 4,
+        writes: Annotated[float, typer.Option(min=0.001, max=0.9, help="The share that writes.")] = 0.05,
+        as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON, and nothing else.")] = False,
+    ) -> None:
+        """Race readers and writers on your own server: no read may be stale.
+
+        Processes with threads and tasks read and write a few keys of their own there, through decorated functions; each
+        read is compared with the writes that had returned before it began. With --naive, plain get, set and delete run
+        the same race, which shows what the check can find. The keys are removed at the end, and no other is touched.
+        Exit status: 0; 1 if a read through cacheside was stale; 2 if it could not run.
+        """
+        from .check import OPERATIONS, Wish
+
+        if operations is not None and seconds is not None:
+            fail("--operations and --seconds exclude each other")
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # like Ctrl-C: the keys are removed on the way out
+        if operations is None and seconds is None:
+            operations = OPERATIONS
+        raise typer.Exit(run_check(Wish(url, operations, seconds, processes, keys, writes, strict, naive), as_json))
+
     return app
 
 
@@ -85,6 +117,35 @@ def run_demo(cache: str, store: str, seconds: float, as_json: bool) -> int:
     else:
         view.print_table(figures)
     return 1 if figures.stale_reads else 0
+
+
+def run_check(wish: "Wish", as_json: bool) -> int:
+    """Run the check and print what came out; the exit status."""
+    import dataclasses
+    import json
+
+    from . import check
+    from .check import view
+    from .demo.view import Bars
+    from .errors import CachesideError
+
+    try:
+        if as_json:
+            report = check.run(wish, lambda name: lambda done: None)
+        else:
+            with Bars() as bars:
+                report = check.run(wish, bars.phase)
+    except CachesideError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(report), indent=2))
+    else:
+        view.print_table(report)
+    if report.status == 2:
+        fail(report.failures[0])
+    return report.status
 
 
 def fail(message: str) -> NoReturn:

@@ -5,16 +5,36 @@ As in `engine.py`, what takes I/O is a generator of steps for the drivers.
 
 from __future__ import annotations
 
+import binascii
+import os
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, NamedTuple
 
 from .backends.base import AsyncBackend, Backend, Capability, Size
-from .errors import ConfigurationError
+from .errors import ConfigurationError, NotCacheableError
 from .flight import Flights
 from .health import Health
-from .pending import Pending
+from .pending import Pending, Plan, Snapshot
 from .stats import StatsBook
-from .steps import Ask, Failed, Steps
+from .steps import Ask, Failed, Step, Steps
+
+
+class Update(NamedTuple):
+    """A value to put in the place of a writer's mark; `refused` is told if it is not cacheable after all."""
+
+    proof: Any
+    stored: Any
+    ttl: float | None
+    refused: Callable[[NotCacheableError], object]
+
+
+NO_UPDATES: Mapping[str, Update] = {}
+
+
+class _Failure(NamedTuple):
+    error: Exception
+    keys: frozenset[str]
 
 
 class Core:
@@ -44,41 +64,108 @@ class Core:
         self.health: Health = Health(label)
         self.book: StatsBook = StatsBook()
 
-    def invalidate(self, keys: Collection[str]) -> Steps:
-        """Drop `keys` (as the backend knows them). If that fails they are pending: bypassed until it succeeds.
+    def guard(self, plan: dict[str, str | None], hold: float) -> Steps:
+        """Put a mark of this writer on all keys of `plan`, and note it there; before the write.
 
-        What is pending already is not sent along: a part of the cache that is down must not fail this delivery too.
+        Returns:
+            a proof for each key, to be given to `finish` with the value of an update; or Failed: then no mark is left,
+            or it is pending. Races: a command that arrives late, after the release that followed its failure, leaves a
+            mark for `hold` seconds, and with it loads, never an old value.
         """
+        token = _token()
+        marked = dict.fromkeys(plan, token)
         try:
-            answer = yield Ask("invalidate", (tuple(keys),))
-        except BaseException:  # cancelled in it: whether it arrived is not known, so it counts as failed
-            self.undelivered(keys)
+            answer = yield Ask("guard", (tuple(plan), token, hold))
+        except BaseException:  # cancelled in it: the marks may stand
+            self.undelivered(marked)
             raise
         if type(answer) is Failed:
-            self.undelivered(keys)
+            if getattr(answer.error, "sent", True):
+                yield from self.finish(marked)
             self.failed(answer.error)
-            return None
+            return answer
         self.recovered()
-        self.book.invalidations += len(keys)
-        if self.pending:
-            yield from self.deliver()
+        plan.update(marked)
+        return dict(zip(plan, answer, strict=True))
+
+    def finish(self, plan: Plan, updates: Mapping[str, Update] = NO_UPDATES) -> Steps:
+        """A write is over: put in the values of `updates`, take back the other marks of `plan`, invalidate the rest.
+
+        What fails is pending: bypassed until it succeeds. What is pending already is not sent along: a part of the
+        cache that is down must not fail this delivery too.
+
+        An update that was refused or unanswered is a release: had the value been accepted after all, the release finds
+        no mark and drops it.
+        """
+        left = dict(plan)
+        try:
+            for key, update in updates.items():
+                if (yield from self._update(key, str(left[key]), update)):
+                    del left[key]
+            failures = yield from self._tell(Snapshot(0, *_parts(left), False))
+        except BaseException:  # cancelled in it: whether it arrived is not known, so it counts as failed
+            self.undelivered(left)
+            raise
+        failed = {key for failure in failures for key in failure.keys}
+        self.book.invalidations += len(left.keys() - failed)
+        if failures:
+            self.undelivered({key: left[key] for key in failed})
+            for failure in failures:
+                self.failed(failure.error)
+        else:
+            self.recovered()
+            if self.pending:
+                yield from self.deliver()
         return None
+
+    def _update(self, key: str, token: str, update: Update) -> Steps:
+        """Whether the value is in the cache now."""
+        answer = yield Ask("update", (key, token, update.proof, update.stored, update.ttl))
+        if answer is True:
+            self.book.updates += 1
+            return True
+        self.book.updates_refused += 1
+        if type(answer) is Failed:
+            if isinstance(answer.error, NotCacheableError):
+                update.refused(answer.error)
+            else:
+                self.failed(answer.error)
+        return False
 
     def deliver(self) -> Steps:
         """Try to deliver what is pending, if it is time to."""
         due = self.pending.due(time.monotonic())
         if due is None:
             return None
-        if due.overflowed and "clear" not in self.capabilities:
-            return None  # only `cache.clear(everything=True)` can help; the log has said so
-        answer = yield Ask("clear", (self.prefix or None,)) if due.overflowed else Ask("invalidate", (due.keys,))
-        if type(answer) is Failed:
-            self.failed(answer.error)
-        else:
+        if due.overflowed:
+            if "clear" in self.capabilities:  # else only `cache.clear(everything=True)` helps; the log has said so
+                yield from self._clear(self.prefix or None, due)
+            return None
+        failures = yield from self._tell(due)
+        failed = {key for failure in failures for key in failure.keys}
+        for failure in failures:
+            self.failed(failure.error)
+        if not failures:
             self.recovered()
-            self.book.invalidations += len(due.keys)
-            self.pending.settle(due, cleared=due.overflowed)
+        self.book.invalidations += len({*due.keys, *(key for key, _ in due.marks)} - failed)
+        self.pending.settle(due, but=failed)
         return None
+
+    def _tell(self, what: Snapshot) -> Generator[Step, Any, list[_Failure]]:
+        """Invalidate keys and take back marks; returns what failed."""
+        failures = []
+        for verb, items, keys in (
+            ("invalidate", what.keys, what.keys),
+            ("unguard", what.marks, [key for key, _ in what.marks]),
+        ):
+            if items:
+                answer = yield Ask(verb, (items,))
+                if type(answer) is Failed:
+                    known = getattr(answer.error, "keys", None) or ()
+                    failures.append(_Failure(answer.error, frozenset(keys).intersection(known) or frozenset(keys)))
+                elif verb == "unguard":
+                    self.book.guards_lost += answer
+        return failures
 
     def clear(self, prefix: str | None) -> Steps:
         """Drop all keys that begin with `prefix`; None: everything.
@@ -86,11 +173,16 @@ class Core:
         Raises:
             CacheUnavailable: the server did not answer.
         """
-        before = self.pending.snapshot()
+        answer = yield from self._clear(prefix, self.pending.snapshot())
+        if type(answer) is Failed:
+            raise answer.error
+        return None
+
+    def _clear(self, prefix: str | None, before: Snapshot) -> Steps:
         answer = yield Ask("clear", (prefix,))
         if type(answer) is Failed:
             self.failed(answer.error)
-            raise answer.error
+            return answer
         self.recovered()
         self.pending.settle(before, cleared=True)
         return None
@@ -121,10 +213,19 @@ class Core:
         if self.health.failing:
             self.health.recovered()
 
-    def undelivered(self, keys: Iterable[str]) -> None:
-        """Note that the invalidation of `keys` did not arrive, as far as is known."""
+    def undelivered(self, plan: Plan) -> None:
+        """Note that what `plan` says did not arrive, as far as is known."""
         overflowed = self.pending.overflowed
-        self.pending.add(keys)
+        self.pending.add(plan)
         self.book.undelivered += 1
         if self.pending.overflowed and not overflowed:
             self.health.overflowed("clear" in self.capabilities)
+
+
+def _parts(plan: Plan) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+    keys = tuple(key for key, mark in plan.items() if mark is None)
+    return keys, tuple((key, mark) for key, mark in plan.items() if mark is not None)
+
+
+def _token() -> str:
+    return binascii.b2a_base64(os.urandom(12), newline=False).decode()

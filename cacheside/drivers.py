@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .backends.base import AsyncBackend, Backend, Leased
-from .core import Core
+from .core import NO_UPDATES, Core, Update
 from .envelope import Outcome, Raised
 from .flight import Flight, loading, running_loop
+from .pending import Plan
 from .steps import Abandon, Ask, Failed, Load, Pause, Step, Steps, Wait
 
 if TYPE_CHECKING:
@@ -206,22 +207,32 @@ def _spawn(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
 def invalidate(core: Core, keys: Collection[str]) -> None:
     """Deliver the invalidation of `keys` (as the backend knows them), or note them as pending. Never raises for a
     broken cache."""
-    if keys:
-        drive(core.invalidate(keys), core)
+    finish(core, dict.fromkeys(keys))
 
 
 async def ainvalidate(core: Core, keys: Collection[str]) -> None:
     """`invalidate`, awaitable. It is shielded: a caller that is cancelled meanwhile does not stop the delivery."""
-    if not keys:
+    await afinish(core, dict.fromkeys(keys))
+
+
+def finish(core: Core, plan: Plan, updates: Mapping[str, Update] = NO_UPDATES) -> None:
+    """Deliver what a write has to tell the cache: see `Core.finish`."""
+    if plan:
+        drive(core.finish(plan, updates), core)
+
+
+async def afinish(core: Core, plan: Plan, updates: Mapping[str, Update] = NO_UPDATES) -> None:
+    """`finish`, awaitable and shielded."""
+    if not plan:
         return
     if "in_process" in core.capabilities:
-        drive(core.invalidate(keys), core)
+        drive(core.finish(plan, updates), core)
         return
     import asyncio
 
     try:
-        await asyncio.shield(_spawn(adrive(core.invalidate(keys), core)))
+        await asyncio.shield(_spawn(adrive(core.finish(plan, updates), core)))
     except asyncio.CancelledError:
         # The delivery goes on, but whether it arrives, or has even begun as its loop ends, is not known here.
-        core.undelivered(keys)
+        core.undelivered(plan)
         raise

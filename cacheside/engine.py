@@ -6,8 +6,8 @@ The rules, in words (`flight.py` has the one of sharing, `backends/base.py` what
 2. With the lease: load, *seal* the flight, then fill (or release the lease, where there is nothing to store). A fill
    is accepted only while the lease lives, so a load that began before an invalidation is never stored after it.
 3. Without it: join the flight of this process for the key, or lead one that polls for the lease or the value.
-4. Whoever may not take the outcome of the flight it joined, and whoever meets a broken cache or a pending
-   invalidation, goes to the queue of loads that fill nothing: one runs, one is next.
+4. Whoever may not take the outcome of the flight it joined, and whoever meets a broken cache, a writer's guard or a
+   pending invalidation, goes to the queue of loads that fill nothing: one runs, one is next.
 5. Every wait ends after `lease` seconds; then the caller loads by itself.
 
 Each decision is a generator that yields steps and is sent their answers. It does no I/O and never waits: the two
@@ -23,7 +23,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from .backends.base import Hit, Leased
+from .backends.base import Guarded, Hit, Leased
 from .core import Core
 from .envelope import Codec, Miss, Outcome, Raised, is_one_shot
 from .errors import CacheWarning, NotCacheableError, RecursiveLoadError
@@ -47,15 +47,60 @@ class Policy(NamedTuple):
     cache_exceptions: tuple[type[BaseException], ...]
 
 
-class Reader:
-    """The reads of one function on one cache."""
+class Keeper:
+    """What of a function's outcomes is stored, in which form and for how long."""
 
-    def __init__(self, core: Core, policy: Policy, codec: Codec, counters: Counters) -> None:
-        self.core = core
+    def __init__(self, policy: Policy, codec: Codec, counters: Counters) -> None:
         self.policy = policy
         self.codec = codec
         self.counters = counters
         self._warned = False
+
+    def keep(self, outcome: Outcome) -> tuple[Any, float | None] | None:
+        """What to store and its ttl; None if the outcome is not to be stored."""
+        policy = self.policy
+        ttl: float | None
+        if type(outcome) is Raised:
+            # Only these very classes: a subclass could not be rebuilt as what it was from a declared class.
+            kind = type(outcome.error)
+            if kind not in policy.cache_exceptions:
+                if isinstance(outcome.error, policy.cache_exceptions):
+                    why = f"{kind.__qualname__} is a subclass of what cache_exceptions= names: name it there as well"
+                    self.uncacheable(NotCacheableError(why))
+                return None
+            ttl = policy.expiry.of_error(random.random())
+        else:
+            if policy.cache_if is not None and not policy.cache_if(outcome):
+                self.counters.uncacheable += 1
+                return None
+            ttl = policy.expiry.of_value(outcome, random.random())
+            if ttl == 0:
+                self.counters.uncacheable += 1
+                return None
+        try:
+            return self.codec.encode(outcome, ttl), ttl
+        except NotCacheableError as error:
+            self.uncacheable(error)
+            return None
+
+    def uncacheable(self, error: NotCacheableError) -> None:
+        """Count it, and warn the first time."""
+        self.counters.uncacheable += 1
+        if not self._warned:
+            self._warned = True
+            file, line, module = self.policy.where
+            message = CacheWarning(f"{self.policy.name}: the result is returned, but not cached: {error}")
+            warnings.warn_explicit(message, CacheWarning, file, line, module)
+
+
+class Reader:
+    """The reads of one function on one cache."""
+
+    def __init__(self, core: Core, keeper: Keeper) -> None:
+        self.core = core
+        self.keeper = keeper
+        self.codec = keeper.codec
+        self.counters = keeper.counters
 
     def read(self, key: str, sync: bool) -> Steps:
         """One call of the cached function whose key (as the backend knows it) is `key`.
@@ -100,6 +145,9 @@ class Reader:
                     self._failed(answer.error)
                     return (yield from self._bypass(key, arrived, sync))
                 core.recovered()
+                if type(answer) is Guarded:  # its writer may commit at any moment: what is loaded now is filled by none
+                    self.counters.guarded += 1
+                    return (yield from self._bypass(key, arrived, sync))
                 if type(answer) is Leased:
                     flight = flights.lead(lane, mine)
                     return (yield from self._lead(key, answer.token, flight))
@@ -151,7 +199,7 @@ class Reader:
             counters.loads += 1
             outcome = yield Load(flight)
             try:
-                kept = self._to_keep(outcome)
+                kept = self.keeper.keep(outcome)
             except Exception as error:  # of the user's cache_if= or ttl=, or a warning made an error
                 outcome, kept = Raised(error), None
             flights.seal(flight)
@@ -160,7 +208,7 @@ class Reader:
             else:
                 answer = yield Ask("fill", (key, token, *kept))
                 if type(answer) is Failed and isinstance(answer.error, NotCacheableError):
-                    self._uncacheable(answer.error)
+                    self.keeper.uncacheable(answer.error)
                     answer = yield Ask("release", (key, token))
                 elif answer is False:
                     counters.refused += 1
@@ -209,41 +257,6 @@ class Reader:
             raise
         return outcome
 
-    def _to_keep(self, outcome: Outcome) -> tuple[Any, float | None] | None:
-        """What to store and its ttl; None if the outcome is not to be stored."""
-        policy = self.policy
-        ttl: float | None
-        if type(outcome) is Raised:
-            # Only these very classes: a subclass could not be rebuilt as what it was from a declared class.
-            kind = type(outcome.error)
-            if kind not in policy.cache_exceptions:
-                if isinstance(outcome.error, policy.cache_exceptions):
-                    why = f"{kind.__qualname__} is a subclass of what cache_exceptions= names: name it there as well"
-                    self._uncacheable(NotCacheableError(why))
-                return None
-            ttl = policy.expiry.of_error(random.random())
-        else:
-            if policy.cache_if is not None and not policy.cache_if(outcome):
-                self.counters.uncacheable += 1
-                return None
-            ttl = policy.expiry.of_value(outcome, random.random())
-            if ttl == 0:
-                self.counters.uncacheable += 1
-                return None
-        try:
-            return self.codec.encode(outcome, ttl), ttl
-        except NotCacheableError as error:
-            self._uncacheable(error)
-            return None
-
-    def _uncacheable(self, error: NotCacheableError) -> None:
-        self.counters.uncacheable += 1
-        if not self._warned:
-            self._warned = True
-            file, line, module = self.policy.where
-            message = CacheWarning(f"{self.policy.name}: the result is returned, but not cached: {error}")
-            warnings.warn_explicit(message, CacheWarning, file, line, module)
-
     def _failed(self, error: Exception) -> None:
         self.counters.errors += 1
         self.core.failed(error)
@@ -251,9 +264,9 @@ class Reader:
     def _refuse_recursion(self, flight: Flight, key: str) -> None:
         if flight.led_here():
             raise RecursiveLoadError(
-                f"{self.policy.name} was called for {key!r} inside the load of that very key (a task or thread that "
-                "the load started counts as inside), and would wait for itself: call the function without the cache "
-                "in there (its __wrapped__), or with another key"
+                f"{self.keeper.policy.name} was called for {key!r} inside the load of that very key (a task or thread "
+                "that the load started counts as inside), and would wait for itself: call the function without the "
+                "cache in there (its __wrapped__), or with another key"
             )
 
 

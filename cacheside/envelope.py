@@ -80,6 +80,8 @@ def _dismantle(error: BaseException) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def _rebuild(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
     error: BaseException = cls.__new__(cls, *args)
+    if type(error) is not cls:  # OSError(2, "") makes a FileNotFoundError, which nobody has declared
+        raise DecodeError(f"rebuilding a {cls.__qualname__} gives a {type(error).__qualname__}")
     error.args = args
     error.__dict__.update(state)
     if "__notes__" in state:  # `add_note` on one hit must not show on the next
@@ -116,6 +118,7 @@ class LiveCodec:
     """
 
     def __init__(self, version: str, copies: bool) -> None:
+        _header_text(version)  # memory stands in for a server, which would refuse it
         self.identity = version
         self._version = version
         self._copies = copies
@@ -191,10 +194,7 @@ class WireCodec:
     def _header(kind: bytes, *texts: str) -> bytes:
         header = b"cs" + bytes([FORMAT]) + kind
         for text in texts:
-            raw = text.encode(errors="surrogatepass")
-            if len(raw) > 255:
-                raise ConfigurationError(f"the name of a serializer and version= may have up to 255 bytes: {text!r}")
-            header += bytes([len(raw)]) + raw
+            header += _header_text(text)
         return header
 
     def encode(self, outcome: Outcome, ttl: float | None) -> bytes:
@@ -244,6 +244,13 @@ class WireCodec:
             raise DecodeError("not an exception that this function declared")
         name, args, state = value
         return Raised(_rebuild(self._exceptions[name], args, state))
+
+
+def _header_text(text: str) -> bytes:
+    raw = text.encode(errors="surrogatepass")
+    if len(raw) > 255:
+        raise ConfigurationError(f"the name of a serializer and version= may have up to 255 bytes: {text!r:.300}")
+    return bytes([len(raw)]) + raw
 
 
 def is_one_shot(value: object) -> bool:

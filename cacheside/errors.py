@@ -7,6 +7,8 @@ construction is always a mistake that a program can mend: `ConfigurationError` a
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class CachesideError(Exception):
     """The base of all errors of this library."""
@@ -31,8 +33,19 @@ class RecursiveLoadError(CachesideError, RuntimeError):
 class CacheUnavailable(CachesideError):
     """The cache server did not answer, or refused the command.
 
-    Backends raise it. It reaches a caller only from verbs that ask for the cache by name, such as `cache.clear()`.
+    Backends raise it. It reaches a caller only from verbs that ask for the cache by name, such as `cache.clear()`, and
+    from writes with ``strict=True``, which are refused *before* the write function is called.
+
+    Args:
+        keys: of a command on several keys, those that failed, where the others are known to be done; None: any may
+            have failed.
+        sent: False if it is certain that nothing was sent.
     """
+
+    def __init__(self, message: str, keys: Iterable[str] | None = None, sent: bool = True) -> None:
+        super().__init__(message)
+        self.keys: frozenset[str] | None = None if keys is None else frozenset(keys)
+        self.sent: bool = sent
 
 
 class NotCacheableError(CachesideError):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
 from . import drivers
 from .core import Core
-from .engine import Policy, Reader
+from .engine import Keeper, Policy, Reader
 from .envelope import Codec, LiveCodec, Outcome, Raised, WireCodec
 from .expiry import Ttl
-from .keymaker import KeyMaker
+from .keymaker import KeyMaker, location_of
 from .options import Options
 from .serializers import Serializer
 from .stats import CacheInfo, Counters
@@ -47,6 +47,20 @@ class Home:
         self.serializer: Callable[[str | Serializer | None], Serializer] = serializer
         self.wall: Callable[[], float] = wall
 
+    def codec(
+        self,
+        serializer: str | Serializer | None = None,
+        version: str = "",
+        exceptions: Collection[type[BaseException]] = (),
+    ) -> Codec:
+        """How this cache stores the values of a function with these options."""
+        # Made even where it is not used, so that its mistakes show: memory stands in for a server.
+        made = self.serializer(serializer)
+        capabilities = self.core.capabilities
+        if "objects" in capabilities:
+            return LiveCodec(version, copies="copies" in capabilities)
+        return WireCodec(made, version, exceptions, self.wall if "whole_seconds" in capabilities else None)
+
 
 class Runtime:
     """One function on one cache."""
@@ -61,18 +75,11 @@ class Runtime:
         if not self.in_process:
             function.keys.check_server()
         self.counters: Counters = core.book.open(function.name, self)
-        # Made even where it is not used, so that its mistakes show: memory stands in for a server.
-        serializer = home.serializer(options.serializer)
-        codec: Codec
-        if "objects" in core.capabilities:
-            codec = LiveCodec(function.keys.version, copies="copies" in core.capabilities)
-        else:
-            wall = home.wall if "whole_seconds" in core.capabilities else None
-            codec = WireCodec(serializer, function.keys.version, options.cache_exceptions, wall)
+        codec = home.codec(options.serializer, function.keys.version, options.cache_exceptions)
         policy = Policy(
             function.name, function.where, options.expiry(home.ttl), options.cache_if, options.cache_exceptions
         )
-        self.reader: Reader = Reader(core, policy, codec, self.counters)
+        self.reader: Reader = Reader(core, Keeper(policy, codec, self.counters))
 
 
 class Function:
@@ -90,10 +97,7 @@ class Function:
         qualname = getattr(fn, "__qualname__", type(fn).__qualname__)
         module = getattr(fn, "__module__", None) or "?"
         self.name: str = f"{module}.{qualname}"
-        code = getattr(fn, "__code__", None)
-        self.where: tuple[str, int, str] = (
-            (code.co_filename, code.co_firstlineno, module) if code else ("<unknown>", 1, module)
-        )
+        self.where: tuple[str, int, str] = location_of(fn)
         self.keys: KeyMaker = KeyMaker(fn, self.name, options.key, options.ignore, str(options.version))
         self._home = home
         self._runtime: Runtime | None = None

@@ -119,3 +119,10 @@ def is_generator(fn: Callable[..., Any]) -> bool:
 def is_coroutine(fn: object) -> bool:
     """Whether `fn` is async: a function, or an object whose `__call__` is."""
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004  # we need the method itself, not whether there is one
+
+
+def location_of(fn: Any) -> tuple[str, int, str]:
+    """File, line and module of a function, for warnings about it."""
+    module = getattr(fn, "__module__", None) or "?"
+    code = getattr(fn, "__code__", None)
+    return (code.co_filename, code.co_firstlineno, module) if code else ("<unknown>", 1, module)

@@ -2,6 +2,8 @@
 
 A key whose invalidation failed may hold an old value on the server. Until the invalidation has been delivered, this
 process reads the key from the store and fills nothing. (Other processes cannot know; there the ttl is the bound.)
+What a strict write could not take back, its mark, is kept with the key: taking it back is an invalidation as well, and
+until then the key is bypassed by all, `hold` seconds at most.
 
 The race that the ticks close: a delivery is sent for a failure, a second write to the same key fails while it is
 under way, then the delivery succeeds. Clearing "the key" would forget the second failure. So each failure has a tick,
@@ -12,18 +14,32 @@ as many as were seen is not enough: two deliveries under way at once take the fi
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Collection, Mapping
+from typing import NamedTuple, TypeAlias
 
 from . import forks
 
+Plan: TypeAlias = Mapping[str, str | None]
+"""What a write has to tell the cache: for each key the mark to take back, or None for a plain invalidation."""
+
+_MARKS = 8  # kept for one key: what is forgotten here ends by itself
+
 
 class Snapshot(NamedTuple):
-    """What was pending at one moment: keys, and whether the list had overflowed."""
+    """What was pending at one moment: keys to invalidate, marks to take back, and whether there had been too many."""
 
     tick: int
     keys: tuple[str, ...]
+    marks: tuple[tuple[str, str], ...]
     overflowed: bool
+
+
+class _Failure:
+    __slots__ = ("marks", "tick")
+
+    def __init__(self) -> None:
+        self.tick = 0
+        self.marks: dict[str, None] = {}
 
 
 class Pending:
@@ -35,10 +51,10 @@ class Pending:
         retry_every: seconds between two tries to deliver.
     """
 
-    def __init__(self, limit: int = 10_000, retry_every: float = 1.0) -> None:
+    def __init__(self, limit: int = 10_000, retry_every: float = 0.5) -> None:
         self._limit = limit
         self._retry_every = retry_every
-        self._failed: dict[str, int] = {}  # the tick of each key's last failure
+        self._failed: dict[str, _Failure] = {}
         self._overflow = 0  # the tick of the last failure since there were too many; 0: there are not
         self._tick = 0
         self._next_try = 0.0
@@ -64,11 +80,17 @@ class Pending:
         """Whether the cached value of `key` must not be used."""
         return self._overflow > 0 or key in self._failed
 
-    def add(self, keys: Iterable[str]) -> None:
-        """The invalidation of `keys` has failed."""
+    def add(self, plan: Plan) -> None:
+        """What `plan` says could not be delivered, as far as is known."""
         with self._lock:
             self._tick += 1
-            self._failed.update(dict.fromkeys(keys, self._tick))
+            for key, mark in plan.items():
+                failure = self._failed.setdefault(key, _Failure())
+                failure.tick = self._tick
+                if mark is not None:
+                    failure.marks[mark] = None
+                    if len(failure.marks) > _MARKS:
+                        del failure.marks[next(iter(failure.marks))]
             if self._overflow or len(self._failed) > self._limit:
                 self._failed.clear()
                 self._overflow = self._tick
@@ -89,16 +111,25 @@ class Pending:
         with self._lock:
             return self._snapshot()
 
-    def settle(self, delivered: Snapshot, cleared: bool = False) -> None:
-        """The keys of `delivered` have been invalidated, or with `cleared` the whole namespace; it was sent after the
-        snapshot was taken. What failed later stays pending."""
+    def settle(self, delivered: Snapshot, cleared: bool = False, but: Collection[str] = ()) -> None:
+        """`delivered` has been, all `but` some keys; or with `cleared` the whole namespace has been invalidated.
+
+        It was sent after the snapshot was taken. What failed later stays pending.
+        """
         with self._lock:
-            for key in list(self._failed) if cleared else delivered.keys:
-                if self._failed.get(key, delivered.tick + 1) <= delivered.tick:
+            told = list(self._failed) if cleared else [*delivered.keys, *(key for key, _ in delivered.marks)]
+            for key in told:
+                failure = self._failed.get(key)
+                if failure is not None and failure.tick <= delivered.tick and key not in but:
                     del self._failed[key]
             if cleared and self._overflow <= delivered.tick:
                 self._overflow = 0
-            self._next_try = 0.0
+            if not but:
+                self._next_try = 0.0
 
     def _snapshot(self) -> Snapshot:
-        return Snapshot(self._tick, tuple(self._failed), self._overflow > 0)
+        failed = self._failed.items()
+        marks = tuple((key, mark) for key, failure in failed for mark in failure.marks)
+        return Snapshot(
+            self._tick, tuple(key for key, failure in failed if not failure.marks), marks, self._overflow > 0
+        )

@@ -37,6 +37,8 @@ class CacheInfo(NamedTuple):
     """Results that were not stored: by `cache_if=` or `ttl=`, or since the serializer could not promise them."""
     undecodable: int
     """Stored bytes that were corrupt, foreign, or of another format, version or serializer."""
+    guarded: int
+    """Lookups that found a strict writer at work on the key: answered by the store, without a try to fill."""
 
     @property
     def hit_rate(self) -> float:
@@ -52,7 +54,10 @@ class Counters:
     threads only at calls and backward jumps, and there is none between reading and writing the slot.
     """
 
-    NAMES = ("hits", "misses", "loads", "coalesced", "refused", "bypassed", "errors", "uncacheable", "undecodable")
+    NAMES = (
+        "hits", "misses", "loads", "coalesced", "refused", "bypassed", "errors", "uncacheable", "undecodable",
+        "guarded",
+    )  # fmt: skip
     __slots__ = ("__weakref__", *NAMES)
 
     hits: int
@@ -64,6 +69,7 @@ class Counters:
     errors: int
     uncacheable: int
     undecodable: int
+    guarded: int
 
     def __init__(self) -> None:
         for name in self.NAMES:
@@ -94,6 +100,14 @@ class Stats:
     """Keys whose invalidation is not delivered yet: they are bypassed in this process."""
     unknown_targets: int = 0
     """Targets of `@invalidates` that could not be known since the write raised, or its result had no such field."""
+    writes_refused: int = 0
+    """Strict writes that were not begun, since their guard could not be placed."""
+    guards_lost: int = 0
+    """Marks of strict writers that were gone when they were taken back: past `hold`, or lost by the server."""
+    updates: int = 0
+    """Values that `@updates` put into the cache."""
+    updates_refused: int = 0
+    """Values of `@updates` that were dropped: another write to the key was under way or came between, or an outage."""
 
     @property
     def hit_rate(self) -> float:
@@ -110,6 +124,10 @@ class StatsBook:
         self.invalidations = 0
         self.undelivered = 0
         self.unknown_targets = 0
+        self.writes_refused = 0
+        self.guards_lost = 0
+        self.updates = 0
+        self.updates_refused = 0
 
     def open(self, name: str, owner: object) -> Counters:
         """New counters for the function `name`, which live as long as `owner` and stay in its line after that."""
@@ -129,4 +147,15 @@ class StatsBook:
                 line.add(counters)
             totals.add(line)
             lines[name] = line.info(size)
-        return Stats(totals.info(size), lines, self.invalidations, self.undelivered, pending, self.unknown_targets)
+        return Stats(
+            totals.info(size),
+            lines,
+            invalidations=self.invalidations,
+            undelivered=self.undelivered,
+            pending=pending,
+            unknown_targets=self.unknown_targets,
+            writes_refused=self.writes_refused,
+            guards_lost=self.guards_lost,
+            updates=self.updates,
+            updates_refused=self.updates_refused,
+        )

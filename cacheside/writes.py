@@ -1,36 +1,39 @@
-"""Decorated writes: which keys a write makes stale, and their invalidation after it.
+"""Decorated writes: what is told to the cache before a write and after it.
 
-A target is a template over the write function's parameters and `result`, a cached function, or a callable. Keys are
-made before the write, so that bad input raises before anything is written, and once more after it: a write may change
-its arguments (`user.email = ...`), and then the entry under the old text is as stale as the one under the new text.
+Keys are made before the write, so that bad input raises before anything is written, and once more after it: a write may
+change its arguments (`user.email = ...`), and then the entry under the old text is as stale as the one under the new
+text.
 
 The invalidation is sent after the write has returned, and also when it raised (an error does not prove that nothing was
 written) or was cancelled. Sent before, it would be too early: a reader could take a lease after it, load the old row
 and fill it.
+
+A **strict** write closes what is left open by that: an invalidation that cannot be delivered, a writer that dies after
+its commit. It puts a guard on its keys first, and takes it back last. While the guard stands readers load and fill
+nothing, so there is nothing to be stale; if it cannot be placed, nothing is written.
+
+An **update** puts its result into the entry instead of dropping it. It too guards first, and the value goes in only if
+this writer's mark stood alone and untouched from before the write to after it: then no other write can have come
+between. ("Only my mark is left" would not do: another writer may have come, committed after this one, and gone.)
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, TypeVar
 
 from . import drivers
-from .core import Core
-from .errors import ConfigurationError
+from .core import Core, Update
+from .errors import CacheUnavailable, ConfigurationError
 from .functions import Home
 from .health import logger
-from .keymaker import is_coroutine, is_generator, signature_of
-from .keys import Binder, Template, check_key, split_version
-from .wrappers import AsyncCached, Cached
+from .keymaker import is_coroutine, is_generator
+from .steps import Failed
+from .targets import Entry, Make, Targets, Terms
 
-Keys: TypeAlias = Iterable[tuple[Core, str]]
-"""Pairs of a cache and a key as its backend knows it."""
-
-Make: TypeAlias = Callable[[dict[str, Any]], Keys]
-"""From the arguments of the write by name (and "result", where there is one) to keys."""
+T = TypeVar("T")
 
 
 class Write:
@@ -39,6 +42,7 @@ class Write:
     Args:
         home: gives the cache whose counters tell of unknown targets.
         name: what the log calls it.
+        terms: how it treats its keys.
         early: makes keys from the arguments alone.
         late: makes keys from the arguments and the result.
         values: the arguments by name.
@@ -48,16 +52,20 @@ class Write:
         self,
         home: Callable[[], Home],
         name: str,
+        terms: Terms,
         early: Collection[Make],
         late: Collection[Make] = (),
         values: dict[str, Any] | None = None,
     ) -> None:
         self._home = home
         self._name = name
+        self._terms = terms
         self._early = early
         self._late = late
         self._values = values or {}
-        self._plan: dict[Core, dict[str, None]] = {}
+        self._plan: dict[Core, dict[str, str | None]] = {}
+        self._proofs: dict[Core, dict[str, Any]] = {}
+        self._made: list[Entry] = []  # after the write
 
     def returned(self, result: Any) -> Any:
         """Note what the write returned; gives it back."""
@@ -65,12 +73,25 @@ class Write:
         return result
 
     def called_off(self) -> None:
-        """The block was no write after all: its end invalidates nothing."""
+        """The block was no write after all: its end invalidates nothing, and only takes back its marks."""
         self._early, self._late = (), ()
-        self._plan.clear()
+        self._keep_marks_only()
 
     def __enter__(self) -> Write:
         self._begin(sync=True)
+        if self._terms.guards:
+            try:
+                for core, plan in self._plan.items():
+                    self._guarded(core, drivers.drive(core.guard(plan, self._terms.hold), core))
+            except BaseException:
+                self._keep_marks_only()
+                try:
+                    for core, plan in self._plan.items():
+                        drivers.finish(core, plan)
+                except BaseException:  # Ctrl-C while it takes them back
+                    self._postpone()
+                    raise
+                raise
         return self
 
     def __exit__(
@@ -79,9 +100,9 @@ class Write:
         failures: list[Exception] = []
         try:
             self._finish()
-            for core, keys in self._plan.items():
+            for core, plan in self._plan.items():
                 try:
-                    drivers.invalidate(core, keys)
+                    drivers.finish(core, plan, self._updates(core))
                 except Exception as failure:  # the other caches have to be told all the same
                     failures.append(failure)
         except BaseException:  # Ctrl-C: what was delivered is not known
@@ -92,6 +113,22 @@ class Write:
 
     async def __aenter__(self) -> Write:
         self._begin(sync=False)
+        if self._terms.guards:
+            try:
+                for core, plan in self._plan.items():
+                    self._guarded(core, await drivers.adrive(core.guard(plan, self._terms.hold), core))
+            except BaseException as error:
+                self._keep_marks_only()
+                try:
+                    if isinstance(error, GeneratorExit):  # nothing can be awaited any more
+                        self._postpone()
+                    else:
+                        for core, plan in self._plan.items():
+                            await drivers.afinish(core, plan)
+                except BaseException:  # cancelled once more, or Ctrl-C
+                    self._postpone()
+                    raise
+                raise
         return self
 
     async def __aexit__(
@@ -102,9 +139,9 @@ class Write:
             self._finish()
             if kind is GeneratorExit:  # the coroutine is being thrown away: nothing can be awaited any more
                 return self._postpone()
-            for core, keys in self._plan.items():
+            for core, plan in self._plan.items():
                 try:
-                    await drivers.ainvalidate(core, keys)
+                    await drivers.afinish(core, plan, self._updates(core))
                 except Exception as failure:
                     failures.append(failure)
         except BaseException:  # cancelled once more, or Ctrl-C
@@ -116,8 +153,13 @@ class Write:
 
     def _postpone(self) -> None:
         """Leave the keys to a later delivery; until then they are bypassed."""
-        for core, keys in self._plan.items():
-            core.undelivered(keys)
+        for core, plan in self._plan.items():
+            if plan:
+                core.undelivered(plan)
+
+    def _keep_marks_only(self) -> None:
+        for core, plan in self._plan.items():
+            self._plan[core] = {key: mark for key, mark in plan.items() if mark is not None}
 
     def _begin(self, sync: bool) -> None:
         for make in self._early:
@@ -125,145 +167,89 @@ class Write:
         for core in self._plan:
             core.require(sync)
 
+    def _guarded(self, core: Core, answer: Any) -> None:
+        """What became of the guard in one cache."""
+        if type(answer) is not Failed:
+            self._proofs[core] = answer
+        elif self._terms.strict:
+            core.book.writes_refused += 1
+            raise CacheUnavailable(
+                f"{self._name} was not called: its guard could not be placed: {answer.error}"
+            ) from answer.error
+
     def _finish(self) -> None:
         makes = [*self._early, *(self._late if "result" in self._values else ())]
         if len(makes) < len(self._early) + len(self._late):
             self._unknown("it raised, so its result is not known")
         for make in makes:
             try:
-                self._add(make)
+                self._made.extend(self._add(make))
             except Exception as error:  # raised now it would hide that the write was done
                 self._unknown(str(error))
 
-    def _add(self, make: Make) -> None:
-        for core, key in make(self._values):
-            self._plan.setdefault(core, {})[key] = None
+    def _add(self, make: Make) -> list[Entry]:
+        made = list(make(self._values))
+        for entry in made:
+            self._plan.setdefault(entry.core, {}).setdefault(entry.key, None)
+        return made
+
+    def _updates(self, core: Core) -> dict[str, Update]:
+        """The result as it goes into the entries of one cache: under keys that were guarded, and are the same now."""
+        updates: dict[str, Update] = {}
+        if self._terms.update and "result" in self._values:
+            proofs = self._proofs.get(core, {})
+            for entry in self._made:
+                if entry.core is core and entry.key in proofs and entry.keeper is not None:
+                    kept = self._quietly(entry.keeper.keep, self._values["result"])
+                    if kept is not None:
+                        refused = functools.partial(self._quietly, entry.keeper.uncacheable)
+                        updates[entry.key] = Update(proofs[entry.key], *kept, refused)
+        return updates
+
+    def _quietly(self, call: Callable[[Any], T], argument: Any) -> T | None:
+        """Call what may run the user's cache_if= or ttl=, or warn: raised now it would hide that the write was done."""
+        try:
+            return call(argument)
+        except Exception as error:
+            logger().warning("%s: its result is not put into the cache: %s", self._name, error)
+            return None
 
     def _unknown(self, why: str) -> None:
         self._home().core.book.unknown_targets += 1
         logger().warning("%s: not all targets of its invalidation can be known, the rest expires: %s", self._name, why)
 
 
-class Targets:
-    """The targets of one write function.
-
-    Args:
-        fn: the write function; of a classmethod or staticmethod, the function inside.
-        name: what messages call it.
-        targets: as the user gave them.
-        home: gives the cache of templates and callables at each call.
-
-    Raises:
-        ConfigurationError: a target that does not fit the function.
-    """
-
-    def __init__(self, fn: Callable[..., Any], name: str, targets: tuple[Any, ...], home: Callable[[], Home]) -> None:
-        if not targets:
-            raise ConfigurationError("@invalidates needs a target: a key template, a cached function, or a callable")
-        self._binder = Binder(signature_of(fn, name))
-        self._names = list(self._binder.signature.parameters)
-        self._name = name
-        self._home = home
-        if "result" in self._names:
-            raise ConfigurationError(f"{name}: rename its parameter 'result': {{result}} means what the write returned")
-        self._early: list[Make] = []
-        self._late: list[Make] = []
-        for target in targets:
-            make, needs_result = self._made(target)
-            (self._late if needs_result else self._early).append(make)
-
-    def write(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Write:
-        """One call of the write function."""
-        return Write(self._home, self._name, self._early, self._late, self._binder.bind(args, kwargs))
-
-    def _made(self, target: Any) -> tuple[Make, bool]:
-        if isinstance(target, str):
-            return self._template(Template(target, [*self._names, "result"], self._name))
-        if isinstance(target, (Cached, AsyncCached)):
-            return self._function(target), False
-        if callable(target) and not is_coroutine(target):
-            return self._callable(target)
-        raise ConfigurationError(
-            f"{self._name}: a target is a key template, a cached function or a plain callable, not {target!r}"
-        )
-
-    def _template(self, template: Template) -> tuple[Make, bool]:
-        def make(values: dict[str, Any]) -> Keys:
-            core = self._home().core
-            yield core, core.prefix + template.render(values)
-
-        return make, "result" in template.fields
-
-    def _function(self, target: Cached[..., Any] | AsyncCached[..., Any]) -> Make:
-        function = target._function
-        parameters = list(function.keys.binder.signature.parameters)
-        bound = dict(zip(parameters, target.args, strict=False))
-        if missing := [name for name in function.keys.needs if name not in self._names and name not in bound]:
-            raise ConfigurationError(
-                f"{self._name}: the key of {function.name} needs {missing}, which are no parameters of the write: give "
-                "the target as a template or a callable"
-            )
-
-        def make(values: dict[str, Any]) -> Keys:
-            runtime = function.runtime()
-            text = function.keys.text({**values, **bound}, runtime.in_process)
-            yield runtime.core, runtime.core.prefix + text
-
-        return make
-
-    def _callable(self, target: Callable[..., Any]) -> tuple[Make, bool]:
-        asks = "result" in signature_of(target, f"{self._name}: target {target!r}").parameters
-        signature = self._binder.signature
-
-        def make(values: dict[str, Any]) -> Keys:
-            core = self._home().core
-            bound = inspect.BoundArguments(signature, {name: values[name] for name in self._names})
-            extra = {"result": values["result"]} if asks else {}
-            answer = target(*bound.args, **bound.kwargs, **extra)
-            for text in (answer,) if isinstance(answer, str) else answer:
-                yield core, server_key(core, text)
-
-        return make, asks
-
-
-def server_key(core: Core, text: str) -> str:
-    """A key as `.key()` shows it, as the backend of `core` knows it.
-
-    The version is left out: one entry holds whatever version was filled last, so that a write of any version drops it.
-
-    Raises:
-        InvalidKeyError: the text can be no key.
-    """
-    return core.prefix + split_version(check_key(text))[0]
-
-
-def wrap(fn: Any, targets: tuple[Any, ...], home: Callable[[], Home]) -> Any:
+def wrap(fn: Any, targets: tuple[Any, ...], home: Callable[[], Home], terms: Terms) -> Any:
     """The decorated form of the write function `fn`: a plain function, `async def` if it is one."""
     if isinstance(fn, (classmethod, staticmethod)):
-        return type(fn)(wrap(fn.__func__, targets, home))
+        return type(fn)(wrap(fn.__func__, targets, home, terms))
     if not callable(fn):
-        raise ConfigurationError(f"@invalidates(...) decorates a function, not {fn!r}")
+        raise ConfigurationError(f"{terms.decorator}(...) decorates a function, not {fn!r}")
     name = f"{getattr(fn, '__module__', '?')}.{getattr(fn, '__qualname__', type(fn).__qualname__)}"
     if is_generator(fn):
         raise ConfigurationError(f"{name} is a generator: its write is not over when it returns")
-    plan = Targets(fn, name, targets, home)
+    plan = Targets(fn, name, targets, home, terms)
     inner: Any = fn
+
+    def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Write:
+        return Write(home, name, terms, plan.early, plan.late, plan.bind(args, kwargs))
+
     if is_coroutine(fn):
 
         async def acall(*args: Any, **kwargs: Any) -> Any:
-            async with plan.write(args, kwargs) as write:
+            async with begin(args, kwargs) as write:
                 return write.returned(await inner(*args, **kwargs))
 
         return functools.wraps(fn)(acall)
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        with plan.write(args, kwargs) as write:
+        with begin(args, kwargs) as write:
             result = inner(*args, **kwargs)
             if not hasattr(type(result), "__await__"):
                 return write.returned(result)
             write.called_off()
         # A plain function that returns a coroutine (a decorator in between, perhaps): the write is still to come.
-        return _awaited(plan.write(args, kwargs), result)
+        return _awaited(begin(args, kwargs), result)
 
     return functools.wraps(fn)(call)
 

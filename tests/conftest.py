@@ -19,12 +19,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from colours import Colour, Tasks, Threads
+from redis_groups import RedisCluster, SentinelGroup
 from redis_tools import MakeCache, cache_maker
 from servers import MariaDBServer, MemcachedServer, PostgresServer, RedisServer, ValkeyServer
 
 SERVER_FIXTURES = frozenset({
     "mariadb_server", "memcached_ring", "memcached_server", "new_memcached", "new_redis", "postgres_server",
-    "redis_server", "valkey_server",
+    "redis_cluster", "redis_sentinel", "redis_server", "valkey_server",
 })  # fmt: skip
 
 
@@ -68,6 +69,20 @@ def redis_server() -> Iterator[RedisServer]:
     """The Redis of this session."""
     with RedisServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[RedisCluster]:
+    """The Redis Cluster of this session. Whoever breaks some of it calls `heal`."""
+    with RedisCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def redis_sentinel() -> Iterator[SentinelGroup]:
+    """The Redis behind Sentinel of this session. Whoever breaks some of it calls `heal`."""
+    with SentinelGroup() as group:
+        yield group
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ def opener(colour: str) -> Iterator[Open]:
         def make(server: RedisServer | Proxy, native: bool = True, timeout: float = 5.0) -> Adapter:
             backend = create(server.url, timeout=timeout, clock=lambda: 0.0)
             if not native:
-                backend._protocol = backend.aio._protocol = Protocol(native=False)
+                backend._route.protocol = Protocol(native=False)
             adapter = Adapter(backend, colour)
             stack.callback(adapter.end)
             return adapter
@@ -53,6 +53,47 @@ def cache_maker(colour: Colour) -> Iterator[MakeCache]:
         yield make
 
 
+class Table:
+    """A store of counters, read and written through a cache."""
+
+    def __init__(self, colour: Colour, cache: Cache, rows: dict[str, int] | None = None) -> None:
+        self.rows = {} if rows is None else rows
+        self.cache = cache
+        self._colour = colour
+
+        def read(name: str) -> int:
+            return self.rows.setdefault(name, 0)
+
+        def write(name: str) -> None:
+            self.rows[name] += 1
+
+        self._read = colour.decorate(cache.cached(key="{name}"), read)
+        self._write = colour.decorate(cache.invalidates("{name}"), write)
+        self._strict = colour.decorate(cache.invalidates("{name}", strict=True), write)
+
+    def read(self, name: str) -> int:
+        """What the cached function says; it is right."""
+        row: int = self._colour.run(self._read, name)
+        assert row == self.rows[name]
+        return row
+
+    def write(self, name: str, strict: bool = False) -> None:
+        """A write that invalidates."""
+        self._colour.run(self._strict if strict else self._write, name)
+
+    def hits(self, *names: str) -> bool:
+        """Whether each of these is a hit now."""
+        before = self.counts.hits
+        for name in names:
+            self.read(name)
+        return bool(self.counts.hits == before + len(names))
+
+    @property
+    def counts(self) -> Any:
+        """The counters so far."""
+        return self.cache.stats().totals
+
+
 def play(operation: Generator[Any, Any, Any], *replies: Any) -> tuple[list[Any], Any]:
     """Drive an operation of `Protocol` by hand: the commands it sent, and what it came to."""
     commands = [next(operation)]
@@ -62,6 +103,12 @@ def play(operation: Generator[Any, Any, Any], *replies: Any) -> tuple[list[Any],
         except StopIteration as end:
             return commands, end.value
     raise AssertionError(f"it is not over after {commands!r}")
+
+
+def ask_again(backend: Any) -> None:
+    """The time of the next probe has come, for all servers whose breaker is open."""
+    for breaker in backend._route._breakers.values():
+        breaker._next_probe = 0.0
 
 
 def say(server: RedisServer, *command: str | bytes | int) -> Any:

@@ -27,10 +27,11 @@ __all__ = [
     "ValkeyServer",
     "find_program",
     "free_port",
+    "talk",
 ]
 
 
-def _talk(address: tuple[str, int] | str, said: bytes, until: bytes = b"\n") -> bytes:
+def talk(address: tuple[str, int] | str, said: bytes, until: bytes = b"\n") -> bytes:
     """Connect to a port or a unix socket, say something, and return what comes back, up to `until`."""
     with socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET) as sock:
         sock.settimeout(1.0)
@@ -109,7 +110,7 @@ class RedisServer(Server):
 
     def answers(self) -> bool:
         """It opens the socket in its own folder after its ports; with a password set, asking for it is an answer."""
-        return _talk(self.socket_path, b"PING\r\n").startswith((b"+PONG", b"-NOAUTH"))
+        return talk(self.socket_path, b"PING\r\n").startswith((b"+PONG", b"-NOAUTH"))
 
 
 class ValkeyServer(RedisServer):
@@ -163,7 +164,7 @@ class MemcachedServer(Server):
 
     def answers(self) -> bool:
         """It tells its own pid."""
-        said = _talk(self.socket_path if self.unix else (HOST, self.port), b"stats\r\n", until=b"END\r\n")
+        said = talk(self.socket_path if self.unix else (HOST, self.port), b"stats\r\n", until=b"END\r\n")
         return b"STAT pid %d\r\n" % self.pid in said
 
 
@@ -240,7 +241,7 @@ class MariaDBServer(Server):
 
     def answers(self) -> bool:
         """It greets on the socket in its own folder, which it opens after its port."""
-        return b"MariaDB" in _talk(self._socket_path, b"", until=b"MariaDB")
+        return b"MariaDB" in talk(self._socket_path, b"", until=b"MariaDB")
 
     @property
     def _socket_path(self) -> str:

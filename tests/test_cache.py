@@ -195,7 +195,7 @@ def test_null_never_caches() -> None:
     get.invalidate(1)
     cache.clear()
     asyncio.run(main())
-    assert get.cache_info() == (0, 2, 0, 0, 2, 0, 0, 2, 0, 0, 0)
+    assert get.cache_info() == (0, 2, 0, 0, 2, 0, 0, 2, 0, 0, 0, 0)
 
 
 def test_memory_caches_are_private() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import redis
 import redis.asyncio
+from redis_groups import RedisCluster, SentinelGroup
 from servers import MemcachedServer, RedisServer, ValkeyServer
 
 from cacheside import Cache
@@ -73,7 +74,7 @@ class TestRedisScripts(BackendConformance):
     def subject(self, redis_server: RedisServer) -> Subject:
         """By URL, and told that the server is old."""
         backend = redis_backend(redis_server)
-        backend._protocol._native = False
+        backend._route.protocol._native = False
         return Subject(backend)
 
 
@@ -88,6 +89,24 @@ class TestRedisClients(BackendConformance):
             aclient = redis.asyncio.Redis(**where, decode_responses=True)
             yield Subject(RedisBackend(client=client, aclient=aclient), aclose=aclient.aclose)
             assert client.ping()  # it stays the application's to close
+
+
+class TestRedisCluster(BackendConformance):
+    """Three masters that share the keys, with replicas."""
+
+    @pytest.fixture
+    def subject(self, redis_cluster: RedisCluster) -> Subject:
+        """By URL."""
+        return Subject(RedisBackend.from_url(redis_cluster.url, timeout=TIMEOUT, clock=FakeClock()))
+
+
+class TestRedisSentinel(BackendConformance):
+    """A master that the sentinels name."""
+
+    @pytest.fixture
+    def subject(self, redis_sentinel: SentinelGroup) -> Subject:
+        """By URL."""
+        return Subject(RedisBackend.from_url(redis_sentinel.url, timeout=TIMEOUT, clock=FakeClock()))
 
 
 class TestValkey(BackendConformance):
@@ -169,6 +188,15 @@ class OnlyAwaitable:
     async def invalidate(self, keys: Sequence[str]) -> None:
         await self._ask("invalidate", keys)
 
+    async def guard(self, keys: Sequence[str], token: str, hold: float) -> Any:
+        return await self._ask("guard", keys, token, hold)
+
+    async def unguard(self, marks: Sequence[tuple[str, str]]) -> Any:
+        return await self._ask("unguard", marks)
+
+    async def update(self, key: str, token: str, proof: Any, stored: Any, ttl: float | None) -> Any:
+        return await self._ask("update", key, token, proof, stored, ttl)
+
     async def clear(self, prefix: str | None) -> None:
         await self._ask("clear", prefix)
 
@@ -191,9 +219,9 @@ class TestOnlyAwaitable(BackendConformance):
 def test_script_path_is_taken(redis_server: RedisServer) -> None:
     """The tests for Redis 6.2 never send SET with NX and GET."""
     backend = redis_backend(redis_server)
-    backend._protocol._native = False
+    backend._route.protocol._native = False
     for form in (backend, backend.aio):
-        commands = form._protocol.lookup("k", 1)  # type: ignore[union-attr]  # both forms share it
+        commands = form._route.protocol.lookup("k", 1)  # type: ignore[union-attr]  # both forms share it
         assert next(commands)[0] == "EVALSHA"
         commands.close()
 

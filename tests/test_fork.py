@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 
+import fork_program
 import pytest
+from recording_proxy import Recorder
+from servers import RedisServer
 
 PROGRAM = """
 import os, sys
@@ -113,3 +118,70 @@ def test_parent_and_child_go_on(server: str, request: pytest.FixtureRequest, nam
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+# --- real servers, both colours ---
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("redis_server", marks=pytest.mark.server),
+        pytest.param("memcached_server", marks=pytest.mark.server),
+    ]
+)
+def recorder(request: pytest.FixtureRequest) -> Iterator[Recorder]:
+    """Before Redis, and before memcached."""
+    with Recorder(request.getfixturevalue(request.param)) as made:
+        yield made
+
+
+def play(scenario: str, url: str, namespace: str, *rest: str) -> None:
+    """Run a scenario of `fork_program.py`. A warning of an unclosed socket is an error there, as all warnings are."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", fork_program.__file__, scenario, url, namespace, *rest],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("scenario", ["sync", "loops", "running", "both"])
+def test_no_socket_is_shared(recorder: Recorder, namespace: str, scenario: str) -> None:
+    """In both colours, from threads and from loops, also inside a running one: no connection serves two processes."""
+    play(scenario, recorder.url, namespace)
+    names = {"parent", "child"} | ({"grandchild"} if scenario == "both" else set())
+    owners = recorder.connections(*names)
+    assert all(len(who) == 1 for who in owners)
+    assert set().union(*owners) == names
+
+
+@pytest.mark.parametrize("scenario", ["sync", "loops", "running", "both"])
+def test_memory_is_copied(namespace: str, scenario: str) -> None:
+    """A cache in memory goes on in both, each with its own."""
+    play(scenario, "memory://", namespace)
+
+
+def test_fork_beside_busy_connections(recorder: Recorder, namespace: str) -> None:
+    """Nor does it matter what the parent's other threads are doing with their connections as the process forks."""
+    play("busy", recorder.url, namespace)
+    assert all(len(who) == 1 for who in recorder.connections("parent", "child"))
+
+
+def test_fork_while_a_pool_is_locked(redis_server: RedisServer, namespace: str) -> None:
+    """A lock inside redis-py that another thread held at the fork does not hang the child."""
+    play("locked", redis_server.url, namespace)
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("redis", marks=pytest.mark.server), pytest.param("memcached", marks=pytest.mark.server)]
+)
+def test_fork_in_an_outage(request: pytest.FixtureRequest, kind: str, colour: str, namespace: str) -> None:
+    """What is pending is pending in the child too, which reads no old value and gets over the outage by itself."""
+    server = request.getfixturevalue(f"new_{kind}")()
+    play(f"broken-{colour}", server.url, namespace, str(server.pid))

@@ -12,8 +12,9 @@ import pytest
 from cacheside.backends.base import AsyncBackend, Backend, Size
 from cacheside.backends.memcached import MemcachedBackend
 from cacheside.backends.memcached.pool import GONE, OPEN, Pool, Waiter
+from cacheside.backends.memcached.replies import Inbox
 from cacheside.backends.memcached.ring import Ring
-from cacheside.backends.memcached.wire import Inbox, whole_seconds, wire_key
+from cacheside.backends.memcached.wire import whole_seconds, wire_key
 from cacheside.errors import ConfigurationError
 
 # --- the object and its addresses ---

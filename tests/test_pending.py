@@ -19,9 +19,9 @@ from cacheside.pending import Pending
 def test_a_delivery_clears_only_what_was_pending_before_it() -> None:
     """A failure while a delivery for the same key is under way stays pending when that delivery succeeds."""
     pending = Pending()
-    pending.add(["a", "b"])
+    pending.add(dict.fromkeys(["a", "b"]))
     under_way = pending.snapshot()
-    pending.add(["a"])
+    pending.add(dict.fromkeys(["a"]))
     pending.settle(under_way)
     assert pending.blocks("a")
     assert not pending.blocks("b")
@@ -32,12 +32,12 @@ def test_a_delivery_clears_only_what_was_pending_before_it() -> None:
 def test_overflow_blocks_everything() -> None:
     """More keys than the limit: every key is blocked until a snapshot from after the last failure was delivered."""
     pending = Pending(limit=2)
-    pending.add(["a", "b", "c"])
+    pending.add(dict.fromkeys(["a", "b", "c"]))
     assert pending.overflowed
     assert pending.blocks("z")
     assert len(pending) == 0
     under_way = pending.snapshot()
-    pending.add(["d"])
+    pending.add(dict.fromkeys(["d"]))
     pending.settle(under_way, cleared=True)
     assert pending.blocks("z")
     pending.settle(pending.snapshot())
@@ -50,12 +50,12 @@ def test_one_try_at_a_time() -> None:
     """Only one caller in `retry_every` seconds gets something to deliver; a success makes the next one due at once."""
     pending = Pending(retry_every=1)
     assert pending.due(0) is None
-    pending.add(["a"])
+    pending.add(dict.fromkeys(["a"]))
     assert pending.due(0) is not None
     assert pending.due(0.9) is None
     first = pending.due(1.0)
     assert first is not None
-    pending.add(["b"])
+    pending.add(dict.fromkeys(["b"]))
     pending.settle(first)
     again = pending.due(1.1)
     assert again is not None
@@ -65,36 +65,114 @@ def test_one_try_at_a_time() -> None:
 def test_two_deliveries_at_once() -> None:
     """Two deliveries under way at once do not take a failure that came after both of them off."""
     pending = Pending()
-    pending.add(["a"])
+    pending.add(dict.fromkeys(["a"]))
     first, second = pending.snapshot(), pending.snapshot()
-    pending.add(["a"])
+    pending.add(dict.fromkeys(["a"]))
     pending.settle(first)
     pending.settle(second)
     assert pending.blocks("a")
 
 
-@given(st.lists(st.tuples(st.sampled_from("fsd"), st.sampled_from("abc")), max_size=40))
-def test_never_forgets(steps: list[tuple[str, str]]) -> None:
-    """Whatever the order of failures, sendings and deliveries: a key is free only if a delivery that was sent after
-    its last failure has succeeded."""
-    pending = Pending(limit=2)
+def test_marks_are_kept_with_their_key() -> None:
+    """A mark that could not be taken back goes later, which is an invalidation too: its key is not told twice."""
+    pending = Pending()
+    pending.add({"a": "mark-1", "b": None})
+    pending.add({"a": "mark-2"})
+    pending.add({"a": None})
+    pending.add({"b": None})
+    told = pending.snapshot()
+    assert (told.keys, told.marks) == (("b",), (("a", "mark-1"), ("a", "mark-2")))
+    assert len(pending) == 2
+    assert all(pending.blocks(key) for key in "ab")
+    pending.settle(told)
+    assert not pending
+
+
+def test_a_mark_that_comes_during_a_delivery_stays() -> None:
+    """A mark that was added while a delivery for its key was under way is not forgotten when that succeeds."""
+    pending = Pending()
+    pending.add({"a": "mark-1"})
+    under_way = pending.snapshot()
+    pending.add({"a": "mark-2"})
+    pending.settle(under_way)
+    assert pending.blocks("a")
+    assert ("a", "mark-2") in pending.snapshot().marks
+
+
+def test_partial_delivery() -> None:
+    """What of a delivery failed stays pending with its marks, and the next try is not due at once."""
+    pending = Pending(retry_every=1)
+    pending.add({"a": None, "b": "mark-b", "c": "mark-c", "d": None})
+    first = pending.due(0)
+    assert first is not None
+    pending.settle(first, but={"b", "d"})
+    assert [pending.blocks(key) for key in "abcd"] == [False, True, False, True]
+    assert pending.due(0.9) is None
+    again = pending.due(1.0)
+    assert again is not None
+    assert (again.keys, again.marks) == (("d",), (("b", "mark-b"),))
+    pending.settle(again, but=())
+    assert not pending
+
+
+def test_marks_of_one_key_are_bounded() -> None:
+    """Of a key on which writer after writer fails the latest marks are kept, and the key stays blocked."""
+    pending = Pending()
+    for number in range(1000):
+        pending.add({"a": f"mark-{number}"})
+    marks = pending.snapshot().marks
+    assert 1 < len(marks) <= 10
+    assert marks[-1] == ("a", "mark-999")
+    assert pending.blocks("a")
+
+
+def test_clearing_settles_keys_with_marks_too() -> None:
+    """After the namespace was cleared nothing older than that is pending, marked or not; what came later is."""
+    pending = Pending()
+    pending.add({"a": "mark-a", "b": None})
+    before = pending.snapshot()
+    pending.add({"c": "mark-c"})
+    pending.settle(before, cleared=True)
+    assert [pending.blocks(key) for key in "abc"] == [False, False, True]
+
+
+@given(st.lists(st.tuples(st.sampled_from("fmsdp"), st.sampled_from("abc")), max_size=40), st.sampled_from([2, 9]))
+def test_never_forgets(steps: list[tuple[str, str]], limit: int) -> None:
+    """Whatever the order of failures, sendings and deliveries, whole or partial: a key is free only if a delivery that
+    was sent after its last failure has succeeded; and a delivery takes back every mark that failed since the last one
+    that did."""
+    pending = Pending(limit=limit)
     failed: dict[str, int] = {}
+    marks: dict[str, list[str]] = {key: [] for key in "abc"}
     sent: list[tuple[int, Any]] = []
     free_since: dict[str, int] = {}
     for now, (kind, key) in enumerate(steps, 1):
-        if kind == "f":
-            pending.add([key])
+        if kind in "fm":
+            mark = f"mark-{now}" if kind == "m" else None
+            pending.add({key: mark})
             failed[key] = now
+            if mark is not None:
+                marks[key] = [*marks[key], mark][-8:]
         elif kind == "s":
-            sent.append((now, pending.snapshot()))
+            snapshot = pending.snapshot()
+            sent.append((now, snapshot))
+            if not snapshot.overflowed:
+                for each in "abc":
+                    if pending.blocks(each):
+                        told = [mark for at, mark in snapshot.marks if at == each]
+                        assert set(marks[each]) <= set(told)
+                        assert told or each in snapshot.keys
         elif sent:
             at, snapshot = sent.pop(-1 if key == "a" else 0)  # in whatever order they arrive
-            pending.settle(snapshot, cleared=snapshot.overflowed)
-            for each in "abc":
+            but = [key] if kind == "p" and not snapshot.overflowed else []
+            pending.settle(snapshot, cleared=snapshot.overflowed, but=but)
+            for each in set("abc") - set(but):
                 free_since[each] = max(free_since.get(each, 0), at)
         for each, when in failed.items():
             if free_since.get(each, 0) < when:
                 assert pending.blocks(each)
+            else:
+                marks[each] = []
 
 
 class Flaky(MemoryBackend):

@@ -150,7 +150,7 @@ def test_schemes_and_serializers() -> None:
     assert sorted(names("Serializers")) == registered("serializers")
 
 
-@pytest.mark.parametrize(("url", "row"), [("memory://", 0), ("memcached://localhost", 4), ("null://", 5)])
+@pytest.mark.parametrize(("url", "row"), [("memory://", 0), ("memcached://localhost", 8), ("null://", 9)])
 def test_options_in_urls(url: str, row: int) -> None:
     """A backend takes the query options in its row, and no other, with the values that stand there."""
     cells = table("Backends")[row]

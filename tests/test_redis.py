@@ -15,7 +15,7 @@ from redis.exceptions import (
     ResponseError,
     TimeoutError,
 )
-from redis_tools import Open, Proxy, opener, play, say
+from redis_tools import Open, Proxy, ask_again, opener, play, say
 from servers import HOST, RedisServer, free_port
 
 from cacheside.backends.base import Busy, Hit, Leased
@@ -177,6 +177,7 @@ def test_orphan_is_taken_over(open_backend: Open, redis_server: RedisServer, nam
         proxy.lose = 2
         with pytest.raises(CacheUnavailable):
             cache.lookup(namespace, 600)
+        ask_again(cache.backend)
         assert other.lookup(namespace, 600) == Busy()
         lease = cache.lookup(namespace, 600)
         assert type(lease) is Leased
@@ -191,6 +192,7 @@ def test_invalidated_orphan(open_backend: Open, redis_server: RedisServer, names
         proxy.lose = 2
         with pytest.raises(CacheUnavailable):
             cache.lookup(namespace, 600)
+        ask_again(cache.backend)
         orphan = say(redis_server, "GET", namespace)[1:]
         other.invalidate([namespace])
         new = other.lookup(namespace, 600)

@@ -22,6 +22,7 @@ from servers import HOST, RedisServer
 from cacheside import Cache, CacheUnavailable, ConfigurationError
 from cacheside.backends.base import AsyncBackend, Backend, Hit, Leased
 from cacheside.backends.redis import RedisBackend
+from cacheside.backends.redis.routes import OneServer
 
 NewRedis = Callable[..., RedisServer]
 
@@ -325,7 +326,7 @@ def test_loop_after_loop(redis_server: RedisServer, namespace: str, closing: boo
     assert cache.stats().totals.errors == 0
     until(lambda: named(redis_server, namespace) == 0)
     asyncio.run(scenario())
-    assert len(cache._core.aio._pools) == 1  # those of dead loops are not kept
+    assert len(cache._core.aio._servers[OneServer.HERE].places) == 1  # those of dead loops are not kept
     gc.collect()  # what was left open would warn now
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from adapter import COLOURS
 from colours import Colour, until
-from redis_tools import MakeCache, Proxy, say
+from redis_tools import MakeCache, Proxy, ask_again, say
 from servers import HOST, RedisServer, free_port
 
 from cacheside import Cache
@@ -96,6 +96,7 @@ def test_dead_server(
     assert [store.read() for _ in range(3)] == ["new"] * 3
     assert (store.counts.errors, store.counts.bypassed, store.counts.loads) == (3, 3, 4)
     server.start()
+    ask_again(store.cache._core.backend)
     assert [store.read(), store.read()] == ["new", "new"]
     assert (store.counts.errors, store.counts.hits) == (3, 2)
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
@@ -112,7 +113,7 @@ def test_never_there(colour: Colour, make_cache: MakeCache) -> None:
 
 
 def test_frozen_server(colour: Colour, make_cache: MakeCache, new_redis: NewRedis) -> None:
-    """A server that hangs delays each call by about the timeout, and is used again as soon as it goes on."""
+    """A server that hangs delays the calls under way by about the timeout, and is used again when it goes on."""
     server = new_redis()
     store = Store(colour, make_cache(server.url, timeout=0.2))
     assert [store.read(), store.read()] == ["old", "old"]
@@ -123,6 +124,7 @@ def test_frozen_server(colour: Colour, make_cache: MakeCache, new_redis: NewRedi
     assert (store.counts.errors, store.counts.bypassed) == (3, 3)
     server.thaw()
     say(server, "PING")  # answered after all that had piled up
+    ask_again(store.cache._core.backend)
     assert store.read() == "old"  # the entry was never invalidated
     assert store.counts.hits == 2
 

@@ -116,8 +116,18 @@ class Sync:
         def write(first: int, second: int, third: int) -> None:
             """Three entries are stale after it."""
 
+        @cache.invalidates(read, strict=True)
+        def strict(number: int) -> None:
+            """Guarded."""
+
+        @cache.updates(read)
+        def update(number: int) -> int:
+            return number
+
         self.read: Run = read
         self.write: Run = write
+        self.strict: Run = strict
+        self.update: Run = update
         self.invalidate: Run = read.invalidate
         self.invalidate_keys: Run = cache.invalidate
 
@@ -142,6 +152,16 @@ class Async:
         async def write(first: int, second: int, third: int) -> None:
             """Three entries are stale after it."""
 
+        @cache.invalidates(read, strict=True)
+        async def strict(number: int) -> None:
+            """Guarded."""
+
+        @cache.updates(read)
+        async def update(number: int) -> int:
+            return number
+
+        self.strict: Run = lambda *args: runner.run(strict(*args))
+        self.update: Run = lambda *args: runner.run(update(*args))
         self.read: Run = lambda *args: runner.run(read(*args))
         self.write: Run = lambda *args: runner.run(write(*args))
         self.invalidate: Run = lambda *args: runner.run(read.invalidate(*args))
@@ -161,6 +181,9 @@ def calls(request: pytest.FixtureRequest, served: tuple[Cache, Meter]) -> Iterat
         made.read(0)
         with pytest.raises(LookupError):
             made.read(-1)
+        made.invalidate(-2)
+        made.update(-2)
+        made.strict(-2)
         yield made
 
 
@@ -174,6 +197,11 @@ def meter(served: tuple[Cache, Meter], calls: Any) -> Meter:
 def expect(meter: Meter, round_trips: int, on_redis: dict[str, int], on_memcached: dict[str, int]) -> None:
     """That the server counted this, and nothing else."""
     assert meter.count() == (round_trips, on_redis if isinstance(meter, RedisMeter) else on_memcached)
+
+
+def script(keys: int) -> dict[str, int]:
+    """What the invalidation of so many keys is on Redis."""
+    return {"evalsha": 1, "time": 1, "getrange": keys, "unlink": keys}
 
 
 def test_hit(calls: Any, meter: Meter) -> None:
@@ -196,20 +224,36 @@ def test_failed_load(calls: Any, meter: Meter) -> None:
 
 
 def test_invalidate(calls: Any, meter: Meter) -> None:
-    """The invalidation of a call is one."""
+    """The invalidation of a call is one on Redis; on memcached one looks what is there, and one deletes just that."""
     calls.invalidate(0)
-    expect(meter, 1, {"unlink": 1}, {"delete_hits": 1})
+    expect(meter, 1 if isinstance(meter, RedisMeter) else 2, script(1), {"cmd_get": 1, "delete_hits": 1})
 
 
 def test_write_with_three_targets(calls: Any, meter: Meter) -> None:
-    """All targets of one write go together: one command on Redis, one for each key on memcached."""
+    """All targets of one write go together: one command on Redis; on memcached one each, and one for what is there."""
     calls.write(0, 1, 2)
-    three = 1 if isinstance(meter, RedisMeter) else 3
-    expect(meter, three, {"unlink": 1}, {"delete_hits": 1, "delete_misses": 2})
+    four = 1 if isinstance(meter, RedisMeter) else 4
+    expect(meter, four, script(3), {"cmd_get": 3, "delete_hits": 1})
 
 
 def test_invalidation_of_many_keys(calls: Any, meter: Meter) -> None:
     """So do the keys of one `cache.invalidate`."""
     calls.invalidate_keys("k:0", "k:1")
-    two = 1 if isinstance(meter, RedisMeter) else 2
-    expect(meter, two, {"unlink": 1}, {"delete_hits": 1, "delete_misses": 1})
+    three = 1 if isinstance(meter, RedisMeter) else 3
+    expect(meter, three, script(2), {"cmd_get": 2, "delete_hits": 1})
+
+
+def test_strict_write(calls: Any, meter: Meter) -> None:
+    """A strict write is two on Redis: the guard and its release. On memcached each looks first, which makes four."""
+    calls.strict(0)
+    on_redis = {"evalsha": 2, "time": 2, "getrange": 2, "get": 1, "set": 1, "unlink": 1}
+    two = 2 if isinstance(meter, RedisMeter) else 4
+    expect(meter, two, on_redis, {"cmd_get": 2, "cmd_set": 1, "delete_hits": 1})
+
+
+def test_update(calls: Any, meter: Meter) -> None:
+    """An update is two as well: the guard, and the value in its place; on memcached three, for the guard looks first."""
+    calls.update(0)
+    on_redis = {"evalsha": 2, "time": 2, "getrange": 2, "get": 1, "set": 2}
+    two = 2 if isinstance(meter, RedisMeter) else 3
+    expect(meter, two, on_redis, {"cmd_get": 1, "cmd_set": 2})

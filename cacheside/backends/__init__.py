@@ -34,9 +34,18 @@ _registry: Registry[BackendFactory] = Registry(
         "redis": "cacheside.backends.redis:RedisBackend",
         "rediss": "cacheside.backends.redis:RedisBackend",
         "unix": "cacheside.backends.redis:RedisBackend",
+        "redis+cluster": "cacheside.backends.redis:RedisBackend",
+        "rediss+cluster": "cacheside.backends.redis:RedisBackend",
+        "redis+sentinel": "cacheside.backends.redis:RedisBackend",
+        "rediss+sentinel": "cacheside.backends.redis:RedisBackend",
         "memcached": "cacheside.backends.memcached:MemcachedBackend",
     },
-    extras={"redis": "redis", "rediss": "redis", "unix": "redis", "memcached": "memcached"},
+    extras={
+        **dict.fromkeys(
+            ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel"), "redis"
+        ),
+        "memcached": "memcached",
+    },
 )
 
 

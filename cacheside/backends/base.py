@@ -1,9 +1,14 @@
 """The backend protocol: what a cache server, or the memory of this process, has to promise.
 
-A backend holds, under one text key, either a **value** or a **lease**. The lease is the right to fill the key. It is
-named by a token that no other lease has ever had, and it is lost as soon as the key is invalidated, evicted or
+A backend holds, under one text key, a **value**, a **lease**, or a **guard**. The lease is the right to fill the key.
+It is named by a token that no other lease has ever had, and it is lost as soon as the key is invalidated, evicted or
 expires. A loaded value goes in by proving possession of a live lease, and in no other way: that is what keeps a slow
 reader from storing what it read before a write.
+
+The guard is what a strict write plants before it writes, and takes back after: as long as it stands, lookups answer
+`Guarded`, there is no value and no lease, and none can come. It is made of marks, one for each writer at work on the
+key: a mark is named by a token and has a deadline of its own, after which it is gone (its writer has died). A guard is
+**untouched** while it has had one mark only since it was made, and no invalidation.
 
 Every call is one atomic step for its key. Every call either does what it says or raises `CacheUnavailable`; then the
 caller must assume neither that it happened nor that it did not. No call is ever sent again by a client library
@@ -51,6 +56,10 @@ class Busy(NamedTuple):
     """There is no value, and somebody else holds the lease."""
 
 
+class Guarded(NamedTuple):
+    """A writer's guard stands on the key: load from the store and fill nothing."""
+
+
 class Size(NamedTuple):
     """How many entries there are, and may be; None where the backend cannot say without I/O."""
 
@@ -58,7 +67,7 @@ class Size(NamedTuple):
     limit: int | None
 
 
-Answer: TypeAlias = Hit | Leased | Busy
+Answer: TypeAlias = Hit | Leased | Busy | Guarded
 
 
 @runtime_checkable
@@ -76,7 +85,10 @@ class Backend(Protocol):
         ...
 
     def lookup(self, key: str, lease: float) -> Answer:
-        """The value, or else the lease for `lease` seconds, or else word that another holds it. One round trip."""
+        """The value, or else the lease for `lease` seconds, or else word that another holds it, or a guard.
+
+        One round trip.
+        """
         ...
 
     def replace(self, key: str, seen: Any, lease: float) -> Leased | Busy:
@@ -102,12 +114,60 @@ class Backend(Protocol):
     def invalidate(self, keys: Sequence[str]) -> None:
         """Drop values *and kill leases* of all keys. When it returns, no older load can ever be filled.
 
-        Where several servers are involved all are tried before `CacheUnavailable` is raised.
+        A guard stays, with all its marks, but is untouched no more. (Erasing it would let a reader lease the key and
+        fill the old value while the guard's writer has yet to commit; leaving it as it was would let `update` put an
+        older value over the write that this invalidation is for.)
+
+        Where several servers are involved all are tried before `CacheUnavailable` is raised, with the failed `keys`.
+        """
+        ...
+
+    def guard(self, keys: Sequence[str], token: str, hold: float) -> Sequence[Any]:
+        """Put a writer's mark on each of `keys` for `hold` seconds; values and leases there are dropped.
+
+        Marks whose deadline is over are removed. The key stays guarded until the last deadline of all.
+
+        Args:
+            token: 16 characters that no other call ever used, for one late arrival of the command must not count as
+                another's mark.
+
+        Returns:
+            for each key a proof for `update`, of whatever kind.
+
+        Raises:
+            CacheUnavailable: any of the marks may stand, or may not; they have to be taken back with `unguard`.
+        """
+        ...
+
+    def unguard(self, marks: Sequence[tuple[str, str]]) -> int:
+        """Take back marks, each given as key and token. The other writers' marks stay; the last one frees the key.
+
+        A mark that is not there any more was lost (its deadline passed, or the server lost it), and readers may have
+        filled an older value since: then its key is invalidated, as `invalidate` does it.
+
+        Returns:
+            how many were lost.
+
+        Raises:
+            CacheUnavailable: with the failed `keys`, after all servers were tried.
+        """
+        ...
+
+    def update(self, key: str, token: str, proof: Any, stored: Any, ttl: float | None) -> bool:
+        """Put a value in the place of the guard, if the mark `token` has been there alone, untouched to this moment.
+
+        Any other writer or invalidation since `guard`, even one that is over, has touched it: its write may be the
+        newer one. False: refused, and `unguard` is still to be called.
+
+        Raises:
+            NotCacheableError: as `fill`. The mark may be lost by it.
         """
         ...
 
     def clear(self, prefix: str | None) -> None:
         """Drop all keys that begin with `prefix`, leases included; None: everything on the server.
+
+        With a prefix guards stay, as in `invalidate`; with None they may be lost, as by a restart of the server.
 
         A backend without the capability "clear" is only ever given None.
         """
@@ -149,6 +209,18 @@ class AsyncBackend(Protocol):
 
     async def invalidate(self, keys: Sequence[str]) -> None:
         """See `Backend.invalidate`."""
+        ...
+
+    async def guard(self, keys: Sequence[str], token: str, hold: float) -> Sequence[Any]:
+        """See `Backend.guard`."""
+        ...
+
+    async def unguard(self, marks: Sequence[tuple[str, str]]) -> int:
+        """See `Backend.unguard`."""
+        ...
+
+    async def update(self, key: str, token: str, proof: Any, stored: Any, ttl: float | None) -> bool:
+        """See `Backend.update`."""
         ...
 
     async def clear(self, prefix: str | None) -> None:

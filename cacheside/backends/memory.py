@@ -12,7 +12,7 @@ from typing import Any
 from .. import eviction, forks
 from ..errors import ConfigurationError
 from . import urls
-from .base import AsyncBackend, Busy, Capability, Hit, Leased, Size
+from .base import Answer, AsyncBackend, Busy, Capability, Guarded, Hit, Leased, Size
 
 _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
@@ -23,6 +23,22 @@ class _Entry:
     def __init__(self, stored: Any, deadline: float) -> None:
         self.stored = stored
         self.deadline = deadline
+
+
+class _Guard:
+    """The marks of the writers at work on a key, each with its deadline."""
+
+    __slots__ = ("marks", "untouched")
+
+    def __init__(self) -> None:
+        self.marks: dict[str, float] = {}
+        self.untouched = True
+
+    def live(self, now: float) -> bool:
+        """Whether any mark is left; those whose deadline is over are removed."""
+        for token in [token for token, deadline in self.marks.items() if deadline <= now]:
+            del self.marks[token]
+        return bool(self.marks)
 
 
 class MemoryBackend:
@@ -59,6 +75,8 @@ class MemoryBackend:
         # Leases are not evicted by values: a crowd of loads must not push out what the cache is for. Their number is
         # that of the loads under way; those of dead loads expire.
         self._leases: dict[str, tuple[int, float]] = {}
+        # A guarded key has neither value nor lease. Guards are not evicted.
+        self._guards: dict[str, _Guard] = {}
         self._capabilities: frozenset[Capability] = frozenset(
             ("in_process", "objects", "copies", "clear", "stores")
             if copy
@@ -68,11 +86,12 @@ class MemoryBackend:
         forks.register(self)
 
     def after_fork(self) -> None:
-        """Leases belong to loads of the parent. Entries stay, unless another thread was just changing them."""
+        """Leases and guards are the parent's. Entries stay, unless another thread was just changing them."""
         if self._lock.locked():
             self._entries = eviction.make(self._policy, self._max_entries, self._clock)
         self._lock = threading.Lock()
         self._leases = {}
+        self._guards = {}
 
     @classmethod
     def from_url(cls, url: str, *, timeout: float, clock: Callable[[], float]) -> MemoryBackend:
@@ -101,12 +120,14 @@ class MemoryBackend:
         """None: it never waits, so async functions use the plain form."""
         return None
 
-    def lookup(self, key: str, lease: float) -> Hit | Leased | Busy:
+    def lookup(self, key: str, lease: float) -> Answer:
         """See `Backend.lookup`."""
         with self._lock:
             try:
                 entry = self._entries[key]
             except KeyError:
+                if self._guards and self._guard(key) is not None:
+                    return Guarded()
                 return self._lease(key, lease)
             return Hit(entry.stored, entry)
 
@@ -114,7 +135,7 @@ class MemoryBackend:
         """See `Backend.replace`."""
         with self._lock:
             entry = self._entries.get(key)
-            if entry is not None and entry is not seen:
+            if (entry is not None and entry is not seen) or self._guard(key) is not None:
                 return Busy()
             self._entries.pop(key, None)
             return self._lease(key, lease)
@@ -125,7 +146,7 @@ class MemoryBackend:
             if not self._holds(key, token):
                 return False
             del self._leases[key]
-            self._entries[key] = _Entry(stored, math.inf if ttl is None else self._clock() + ttl)
+            self._store(key, stored, ttl)
             return True
 
     def release(self, key: str, token: Any) -> bool:
@@ -139,20 +160,51 @@ class MemoryBackend:
     def invalidate(self, keys: Sequence[str]) -> None:
         """See `Backend.invalidate`."""
         with self._lock:
+            self._drop(keys)
+
+    def guard(self, keys: Sequence[str], token: str, hold: float) -> Sequence[Any]:
+        """See `Backend.guard`. The token is the proof."""
+        with self._lock:
             for key in keys:
-                self._entries.pop(key, None)
-                self._leases.pop(key, None)
+                guard = self._guard(key)
+                if guard is None:
+                    guard = self._guards[key] = _Guard()
+                    self._drop_value(key)
+                else:
+                    guard.untouched = False
+                guard.marks[token] = self._clock() + hold
+            return [None] * len(keys)
+
+    def unguard(self, marks: Sequence[tuple[str, str]]) -> int:
+        """See `Backend.unguard`."""
+        lost = 0
+        with self._lock:
+            for key, token in marks:
+                guard = self._guard(key)
+                if guard is None or guard.marks.pop(token, None) is None:
+                    lost += 1
+                    self._drop([key])
+                elif guard.marks:
+                    guard.untouched = False
+                else:
+                    del self._guards[key]
+        return lost
+
+    def update(self, key: str, token: str, proof: Any, stored: Any, ttl: float | None) -> bool:
+        """See `Backend.update`."""
+        with self._lock:
+            guard = self._guard(key)
+            if guard is None or not guard.untouched or list(guard.marks) != [token]:
+                return False
+            del self._guards[key]
+            self._store(key, stored, ttl)
+            return True
 
     def clear(self, prefix: str | None) -> None:
         """See `Backend.clear`."""
         with self._lock:
-            if prefix is None:
-                self._entries.clear()
-                self._leases.clear()
-                return
-            for table in (self._entries, self._leases):
-                for key in [key for key in table if key.startswith(prefix)]:
-                    table.pop(key, None)
+            for table in (self._entries, self._leases, self._guards):
+                self._drop([key for key in table if key.startswith(prefix or "")])
 
     def size(self) -> Size:
         """See `Backend.size`."""
@@ -161,6 +213,28 @@ class MemoryBackend:
 
     def close(self) -> None:
         """Nothing to give back; entries stay."""
+
+    def _drop(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self._drop_value(key)
+            guard = self._guard(key)
+            if guard is not None:
+                guard.untouched = False
+
+    def _drop_value(self, key: str) -> None:
+        self._entries.pop(key, None)
+        self._leases.pop(key, None)
+
+    def _store(self, key: str, stored: Any, ttl: float | None) -> None:
+        self._entries[key] = _Entry(stored, math.inf if ttl is None else self._clock() + ttl)
+
+    def _guard(self, key: str) -> _Guard | None:
+        """The guard that stands on `key`."""
+        guard = self._guards.get(key)
+        if guard is not None and not guard.live(self._clock()):
+            del self._guards[key]
+            return None
+        return guard
 
     def _holds(self, key: str, token: Any) -> bool:
         held = self._leases.get(key)

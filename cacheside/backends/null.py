@@ -54,6 +54,18 @@ class NullBackend:
     def invalidate(self, keys: Sequence[str]) -> None:
         """There is nothing to drop."""
 
+    def guard(self, keys: Sequence[str], token: str, hold: float) -> Sequence[Any]:
+        """Nobody can fill anything, so every key is guarded."""
+        return [None] * len(keys)
+
+    def unguard(self, marks: Sequence[tuple[str, str]]) -> int:
+        """None was lost."""
+        return 0
+
+    def update(self, key: str, token: str, proof: Any, stored: Any, ttl: float | None) -> bool:
+        """Refused."""
+        return False
+
     def clear(self, prefix: str | None) -> None:
         """There is nothing to drop."""
 

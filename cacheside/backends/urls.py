@@ -20,7 +20,8 @@ def split(url: str) -> tuple[SplitResult, dict[str, str]]:
     try:
         parts = urlsplit(url)
         pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
-        _ = parts.port  # parsed on access
+        for host in parts.netloc.rpartition("@")[2].split(","):  # of a ring or a cluster there are several
+            _ = urlsplit(f"//{host}").port  # parsed on access
     except ValueError:
         # From None: the error may quote the URL, password and all.
         raise ConfigurationError(f"malformed cache URL {masked(url)!r}") from None

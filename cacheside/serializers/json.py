@@ -58,15 +58,15 @@ class _JsonLowering(Lowering):
     keys = frozenset({str})
     reserved = "$"
 
-    def tag(self, name: str, payload: object) -> object:
+    def tag(self, name: str, payload: object, tags: int) -> object:
         return {"$": [name, payload]}
 
-    def lower(self, value: object, depth: int = 0) -> object:
+    def lower(self, value: object, depth: int = 0, tags: int = 0) -> object:
         number: Any = value
         kind = type(value)
         if (kind is int and number.bit_length() <= 64) or (kind is float and isfinite(number)):
             return value
-        return super().lower(value, depth)
+        return super().lower(value, depth, tags)
 
 
 class _SurrogatesLowering(_JsonLowering):
@@ -75,11 +75,11 @@ class _SurrogatesLowering(_JsonLowering):
     plain = frozenset({type(None), bool})
     keys = frozenset()
 
-    def lower(self, value: object, depth: int = 0) -> object:
+    def lower(self, value: object, depth: int = 0, tags: int = 0) -> object:
         text: Any = value
         if type(value) is str and not any("\ud800" <= character <= "\udfff" for character in text):
             return value
-        return super().lower(value, depth)
+        return super().lower(value, depth, tags)
 
 
 def _build_tagged(found: dict[str, Any]) -> object:

@@ -49,6 +49,10 @@ _TAGS = {code: tag for tag, code in _CODES.items()}
 _MAX_TAGS = MAX_DEPTH + 2  # no value that `lower` accepts has more inside each other
 _SHALLOW = 4  # unpackb keeps some 40 KB on the C stack: nested as deep as a payload likes, it would crash a thread
 
+# What bounds the memory of decoding, whatever the payload claims: 128 times its size and 16 MB, see tests/test_fuzz.py.
+_SMALL = 512  # bytes that are too few for lists that claim to be long to cost anything
+_DEEP, _DEEP_BYTES = 16, 32 * 1024  # each tag around a value holds a copy of it, so deep inside only a little may stand
+
 
 class MsgpackSerializer:
     """``serializer="msgpack"``: compact, fast, and every value comes back as exactly what it was."""
@@ -84,8 +88,16 @@ class _MsgpackLowering(Lowering):
     plain = frozenset({type(None), bool, int, float, str, bytes})
     keys = plain
 
-    def tag(self, name: str, payload: object) -> object:
-        return _ExtType(_CODES[name], _pack(payload))
+    def tag(self, name: str, payload: object, tags: int) -> object:
+        packed = _pack(payload)
+        # >=, where reading has >: an integer beyond 64 bits is tagged as it is packed, and nobody asks here; but it is
+        # inside a tag one level further out.
+        if tags >= _DEEP and len(packed) > _DEEP_BYTES:
+            raise NotCacheableError(
+                f"the value has {len(packed):,} bytes inside {tags} tuples, instances or the like: return a flatter"
+                " value, or leave it uncached with cache_if="
+            )
+        return _ExtType(_CODES[name], packed)
 
 
 _lowering = _MsgpackLowering()
@@ -110,6 +122,8 @@ _packb: Callable[..., bytes] = partial(_msgpack.packb, strict_types=True, defaul
 
 def _unpack(depth: int, data: bytes) -> Any:
     options = _options[depth]
+    if len(data) > _SMALL and (b"\xdd" in data or b"\xdc" in data):
+        _check_claims(data)
     if depth < _SHALLOW:
         return _msgpack.unpackb(data, **options)
     unpacker = _msgpack.Unpacker(None, max_buffer_size=len(data), **options)
@@ -120,9 +134,23 @@ def _unpack(depth: int, data: bytes) -> Any:
     return value
 
 
+def _check_claims(data: bytes) -> None:
+    """Go through `data` without building anything, so that each list in it is known to be as long as it says.
+
+    msgpack makes room for a list as soon as it has read its length. A thousand inside each other, each as long as there
+    are bytes, would take eight thousand times the size of the data.
+
+    Raises:
+        Exception: it says more than there is.
+    """
+    unpacker = _msgpack.Unpacker(None, max_buffer_size=len(data))
+    unpacker.feed(data)
+    unpacker.skip()
+
+
 def _unpack_tagged(depth: int, code: int, data: bytes) -> object:
     tag = _TAGS.get(code)
-    if tag is None or depth >= _MAX_TAGS:
+    if tag is None or depth >= _MAX_TAGS or (depth > _DEEP and len(data) > _DEEP_BYTES):
         raise DecodeError(f"unknown extension type {code}, or too many inside each other")
     return build(tag, _unpack(depth + 1, data))
 

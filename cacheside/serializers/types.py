@@ -36,12 +36,18 @@ class Lowering:
     reserved: str | None = None
     """A key that marks a tag in this format. A dict with that key becomes a list of pairs, too."""
 
-    def tag(self, name: str, payload: object) -> object:
-        """The format's form of a tagged value; the payload is lowered already."""
+    def tag(self, name: str, payload: object, tags: int) -> object:
+        """The format's form of a tagged value, which stands inside so many others; the payload is lowered already.
+
+        Raises:
+            NotCacheableError: the format cannot hold that much so deep.
+        """
         raise NotImplementedError
 
-    def lower(self, value: object, depth: int = 0) -> object:
+    def lower(self, value: object, depth: int = 0, tags: int = 0) -> object:
         """`value`, itself if it is plain all through, else what stands for it. Nothing is changed in place.
+
+        It stands inside `depth` containers, `tags` of which are tagged values.
 
         Raises:
             NotCacheableError: something in it is of a type that would not come back, or it is nested too deep.
@@ -58,18 +64,19 @@ class Lowering:
         if kind is list:
             if self.plain.issuperset(map(type, items)):
                 return items
-            return [self.lower(item, depth + 1) for item in items]
+            return [self.lower(item, depth + 1, tags) for item in items]
         if kind is dict:
-            return self._lower_dict(items, depth)
+            return self._lower_dict(items, depth, tags)
         name, payload = take_apart(value, kind)
-        return self.tag(name, self.lower(payload, depth))
+        return self.tag(name, self.lower(payload, depth, tags + 1), tags)
 
-    def _lower_dict(self, value: dict[Any, Any], depth: int) -> Any:
+    def _lower_dict(self, value: dict[Any, Any], depth: int, tags: int) -> Any:
         if not self.keys.issuperset(map(type, value)) or (self.reserved is not None and self.reserved in value):
-            return self.tag("dict", self.lower([list(item) for item in value.items()], depth))
+            pairs = self.lower([list(item) for item in value.items()], depth, tags + 1)
+            return self.tag("dict", pairs, tags)
         if self.plain.issuperset(map(type, value.values())):
             return value
-        return {key: self.lower(item, depth + 1) for key, item in value.items()}
+        return {key: self.lower(item, depth + 1, tags) for key, item in value.items()}
 
 
 def take_apart(value: object, kind: type) -> tuple[str, object]:
@@ -206,8 +213,10 @@ def _build_uuid(payload: Any) -> object:
 def _build_zone(payload: Any) -> object:
     from zoneinfo import ZoneInfo
 
-    key, from_cache = payload
-    return ZoneInfo(_same(key, str)) if from_cache else ZoneInfo.no_cache(_same(key, str))
+    key, _ = payload
+    # The one that all share, also for one that was made with `no_cache`: a zone has hundreds of times the size of its
+    # name, so a payload full of names must not become as many zones.
+    return ZoneInfo(_same(key, str))
 
 
 def _build_path(payload: Any) -> object:

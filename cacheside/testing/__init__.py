@@ -13,8 +13,11 @@ from collections.abc import Iterator
 
 from ..functions import Switch
 from .bench import Subject
+from .guards import GuardPromises
 from .protocol import ProtocolPromises
 from .reads import ReadPromises
+from .strict import StrictPromises
+from .updates import UpdatePromises
 from .writes import WritePromises
 
 __all__ = ["BackendConformance", "FakeClock", "Subject", "disabled"]
@@ -72,7 +75,7 @@ def disabled() -> Iterator[None]:
             Switch.off -= 1
 
 
-class BackendConformance(ProtocolPromises, ReadPromises, WritePromises):
+class BackendConformance(ProtocolPromises, GuardPromises, UpdatePromises, ReadPromises, WritePromises, StrictPromises):
     """What every backend has to do, as tests for pytest: inherit them, and say what is to be tested.
 
     Each test exists once and runs in both colours; its docstring is the promise it checks.

@@ -6,27 +6,25 @@ test can hold one call up while it makes others.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-import threading
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ..backends.base import Answer, AsyncBackend, Backend, Capability, Hit, Leased
 from ..cache import Cache
+from .stage import PATIENCE, Gate, Loop
 
 if TYPE_CHECKING:
-    import asyncio
     from concurrent.futures import Future
 
-T = TypeVar("T")
 Colour: TypeAlias = Literal["sync", "async"]
 
-PATIENCE = 30.0  # seconds after which a call that does not come back, or a wait, is a failed test
 CROWD = 20
 SHORT, LONG = 0.05, 3600.0  # seconds: something that expires in a test, and something that does not
 
@@ -46,64 +44,12 @@ class Subject:
     aclose: Callable[[], Awaitable[object]] | None = None
 
 
-class Gate:
-    """Holds the first load that comes to it, which has read its value by then, until it is opened."""
+@dataclass(frozen=True)
+class Mark:
+    """A writer's mark, and for each of its keys the proof that `update` asks for."""
 
-    def __init__(self) -> None:
-        self._first = threading.Lock()
-        self._arrived = threading.Event()
-        self._opened = threading.Event()
-
-    def stops(self) -> bool:
-        """Whether this load is the one to be held: asked once by each."""
-        return self._first.acquire(blocking=False)
-
-    def hold(self) -> None:
-        """Wait until it is opened."""
-        self._arrived.set()
-        assert self._opened.wait(PATIENCE), "nobody has opened the gate"
-
-    def wait_for_load(self) -> None:
-        """Wait until a load is being held."""
-        assert self._arrived.wait(PATIENCE), "no load has begun"
-
-    def open(self) -> None:
-        """Let it go on."""
-        self._opened.set()
-
-
-class _Loop:
-    """An event loop in its own thread."""
-
-    def __init__(self) -> None:
-        from concurrent.futures import Future
-
-        self._started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
-        self._thread = threading.Thread(target=self._run, name="cacheside-testing")
-        self._thread.start()
-        self._loop, self._stop = self._started.result(PATIENCE)
-
-    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        import asyncio
-
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
-
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(PATIENCE)
-
-    def _run(self) -> None:
-        import asyncio
-
-        with asyncio.Runner() as runner:
-            runner.run(self._serve())
-
-    async def _serve(self) -> None:
-        import asyncio
-
-        stop = asyncio.Event()
-        self._started.set_result((asyncio.get_running_loop(), stop))
-        await stop.wait()
+    token: str
+    proofs: dict[str, Any]
 
 
 class Bench:
@@ -126,7 +72,7 @@ class Bench:
         form = self.plain if colour == "sync" or "in_process" in core.capabilities else self.aio
         assert form is not None, f"{subject.backend!r} has no form for {colour} functions: set `colours` on your class"
         self.form: Backend | AsyncBackend = form
-        self._loop = _Loop() if colour == "async" else None
+        self._loop = Loop() if colour == "async" else None
         self._threads = ThreadPoolExecutor(CROWD)
         self._gates: list[Gate] = []
 
@@ -171,6 +117,22 @@ class Bench:
         """See `Backend.invalidate`."""
         self.call(self.form.invalidate, keys)
 
+    def guard(self, *keys: str, hold: float = 60) -> Mark:
+        """A mark on `keys`, with a token that no other has. See `Backend.guard`."""
+        token = uuid.uuid4().hex[:16]
+        proofs: Sequence[Any] = self.call(self.form.guard, keys, token, hold)
+        assert len(proofs) == len(keys), f"{len(keys)} keys were guarded, and there are {len(proofs)} proofs"
+        return Mark(token, dict(zip(keys, proofs, strict=True)))
+
+    def unguard(self, mark: Mark, *keys: str) -> int:
+        """Take `mark` back from all its keys, or from some, and tell how many were lost. See `Backend.unguard`."""
+        lost: int = self.call(self.form.unguard, [(key, mark.token) for key in keys or mark.proofs])
+        return lost
+
+    def update(self, mark: Mark, key: str, stored: Any, ttl: float | None = 60) -> bool:
+        """See `Backend.update`."""
+        return bool(self.call(self.form.update, key, mark.token, mark.proofs[key], stored, ttl))
+
     def clear(self, prefix: str | None) -> None:
         """See `Backend.clear`."""
         self.call(self.form.clear, prefix)
@@ -200,6 +162,11 @@ class Bench:
         answer = self.lookup(key)
         assert isinstance(answer, Hit), f"{key} should have held a value, and is {answer!r}"
         return answer
+
+    def free(self, key: str) -> bool:
+        """Whether nothing stands under `key`: no value, no lease, no guard. A lease is won, and given back."""
+        answer = self.lookup(key)
+        return isinstance(answer, Leased) and self.release(key, answer.token)
 
     def advance(self, seconds: float) -> None:
         """Let `seconds` pass and a bit more, for clocks that do not quite agree."""
@@ -246,6 +213,16 @@ class Bench:
             return result
 
         return functools.wraps(fn)(call if self.colour == "sync" else acall)
+
+    @contextlib.contextmanager
+    def block(self, write: Any) -> Iterator[None]:
+        """`with write:` or `async with write:`, whichever the colour has."""
+        sync = self.colour == "sync"
+        self.call(write.__enter__ if sync else write.__aenter__)
+        try:
+            yield
+        finally:
+            self.call(write.__exit__ if sync else write.__aexit__, None, None, None)
 
     def start(self, fn: Callable[..., Any], *args: Any) -> Future[Any]:
         """Begin a call, in a thread or a task of its own; the outcome is the future's."""

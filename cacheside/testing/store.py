@@ -29,6 +29,11 @@ class Store:
         self.rows[row] = value
         return {"row": row}
 
+    def write_and_return(self, row: Any, value: Any) -> Any:
+        """Change the row; returns it as it is now, as `read` would."""
+        self.rows[row] = value
+        return value
+
     def write_and_fail(self, row: Any, value: Any) -> None:
         """Change the row, and raise."""
         self.rows[row] = value

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any, assert_type
 
 import cacheside
-from cacheside import AsyncCached, Cache, Cached, cached, configure, invalidates
+from cacheside import AsyncCached, Cache, Cached, CacheUnavailable, cached, configure, invalidates, updates
 
 cache: Cache = configure("memory://", ttl=60, namespace="shop")
 
@@ -91,6 +91,27 @@ class Repository:
     async def arename(self, user_id: int) -> bool:
         return True
 
+    @invalidates(get, "users:all", strict=True, hold=5)
+    def strict(self, user_id: int, name: str = "") -> bool:
+        return True
+
+    @cache.updates(get, "users:all", strict=False, hold=timedelta(seconds=5), ttl=None)
+    def replace(self, user_id: int, name: str = "") -> str:
+        return name
+
+    @updates(aget)
+    async def areplace(self, user_id: int, name: str = "") -> str:
+        return name
+
+    @updates("count:{where}", ttl=lambda value: 5.0)
+    @classmethod
+    def recount(cls, where: str) -> int:
+        return 0
+
+    @cache.invalidates(lambda user_id: f"user:{user_id}", strict=True)
+    @staticmethod
+    async def adrop(user_id: int) -> None: ...
+
 
 assert_type(bare(1), str)
 assert_type(bare.__wrapped__(1), str)
@@ -116,6 +137,10 @@ assert_type(repository.count("x"), int)
 Repository.count.invalidate("x")
 assert_type(Repository.version("x"), float)
 assert_type(repository.rename(1, name="x"), bool)
+assert_type(repository.strict(1, name="x"), bool)
+assert_type(repository.replace(1, name="x"), str)
+assert_type(repository.recount("x"), int)
+assert_type(Repository.recount("x"), int)
 
 
 async def main() -> None:
@@ -128,9 +153,11 @@ async def main() -> None:
     assert_type(await repository.aversion("x"), float)
     await repository.aversion.invalidate("x")
     assert_type(await repository.arename(1), bool)
+    assert_type(await repository.areplace(1, name="x"), str)
+    assert_type(await Repository.adrop(1), None)
     task: asyncio.Task[bytes] = asyncio.create_task(fetch(1))
     assert_type(await task, bytes)
-    async with cache.invalidating("user:7"):
+    async with cache.invalidating("user:7", strict=True, hold=timedelta(minutes=1)):
         pass
     await cache.ainvalidate("user:7", "user:8")
     await cache.aclear()
@@ -142,9 +169,17 @@ plain: Callable[[int], str] = bare
 held: Cached[[int], str] = bare
 aheld: AsyncCached[[int], bytes] = fetch_bare
 awaitable: Callable[[int], Coroutine[Any, Any, bytes]] = fetch_bare
-with cache.invalidating("user:7"):
+with cache.invalidating("user:7", "user:8", strict=True, hold=5.0):
     cache.invalidate("user:7")
 with cache as same:
     assert_type(same, Cache)
 assert_type(cache.stats().functions["x"].coalesced, int)
 assert_type(cacheside.default_cache(), Cache)
+assert_type(cache.stats().updates, int)
+assert_type(cache.stats().guards_lost, int)
+assert_type(bare.cache_info().guarded, int)
+try:
+    repository.strict(1)
+except CacheUnavailable as error:
+    assert_type(error.keys, frozenset[str] | None)
+    assert_type(error.sent, bool)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cacheside import Cache, cached, invalidates
+from cacheside import Cache, cached, invalidates, updates
 
 cache = Cache()
 
@@ -31,6 +31,14 @@ class Repository:
     def rename(self, user_id: int, name: str) -> bool:
         return True
 
+    @invalidates("user:{user_id}", strict=True)
+    def strict(self, user_id: int, name: str) -> bool:
+        return True
+
+    @updates(get)
+    def replace(self, user_id: int, name: str) -> str:
+        return name
+
 
 repository = Repository()
 
@@ -52,3 +60,15 @@ cached(jitter="much")  # wrong
 cached(nonsense=True)  # wrong
 Cache(namespace=5)  # wrong
 cache.invalidate(7)  # wrong
+repository.strict(1)  # wrong
+repository.replace("1", "x")  # wrong
+size: int = repository.replace(1, "x")  # wrong
+invalidates("user", strict="yes")  # wrong
+invalidates("user", strict=True, hold="long")  # wrong
+invalidates("user", ttl=5)  # wrong
+updates("user", ttl="soon")  # wrong
+updates("user", hold=None)  # wrong
+updates("user")(5)  # wrong
+cache.updates("user", strict=1)  # wrong
+cache.invalidating("user", strict=None)  # wrong
+cache.invalidating(7, strict=True)  # wrong

@@ -15,12 +15,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar, cast
 from weakref import WeakKeyDictionary
 
-from ...errors import CacheUnavailable, NotCacheableError
+from ...errors import CachesideError, CacheUnavailable, NotCacheableError
 from .. import base
 from ..patience import LOOP_SLACK, Patience
 from . import wire
+from .changes import Change, Failures, Guarding, Invalidation, Release
+from .known import Known
 from .pool import GONE, OPEN, PATIENCE, Pool, Verdict, Waiter
-from .ring import Ring, Server
+from .protocol import Protocol, Task
+from .replies import Inbox, Reply
+from .ring import Server
 
 T = TypeVar("T")
 
@@ -32,10 +36,10 @@ class Connection:
         self.opened = opened
         self._sock = sock
 
-    async def meta(self, data: bytes, count: int, timeout: float) -> list[wire.Reply]:
+    async def meta(self, data: bytes, count: int, timeout: float) -> list[Reply]:
         """Send `data` and return the `count` replies to it. After any exception the connection is of no use."""
         loop = asyncio.get_running_loop()
-        inbox = wire.Inbox(count)
+        inbox = Inbox(count)
         async with Patience(timeout):
             await loop.sock_sendall(self._sock, data)
             await asyncio.sleep(0)  # a near server answers at once: without this, hit after hit would hold up the loop
@@ -87,39 +91,54 @@ _Pool: TypeAlias = Pool[Connection, asyncio.Event]
 class _Node:
     """One server and the running loop's connections to it."""
 
-    def __init__(self, server: Server, timeout: float, limit: int, clock: Callable[[], int]) -> None:
-        self.name = server.name
+    def __init__(self, server: Server, known: Known, timeout: float, limit: int, clock: Callable[[], int]) -> None:
         self._server = server
+        self._known = known
         self._timeout = timeout
         self._limit = limit
         self._clock = clock
         self._pool: _Pool = Pool(limit, asyncio.Event)
 
-    async def run(self, command: wire.Command[T]) -> T:
-        """Carry out `command`."""
-        again = command.again
+    async def carry_out(self, operation: wire.Operation[T]) -> T:
+        """Run the commands of `operation`, one after another; the first error ends it."""
+        result: Any = None
+        while True:
+            try:
+                command = operation.send(result)
+            except StopIteration as end:
+                return cast(T, end.value)
+            if isinstance(command, wire.Pause):
+                await asyncio.sleep(command.seconds)
+                result = None
+            else:
+                result = await self._run(command)
+
+    async def _run(self, command: wire.Command[T]) -> T:
+        known, again = self._known, command.again
+        if known.breaker.open:
+            known.breaker.admit()
         while True:
             pool = self._pool
             connection, fresh = await self._take(pool, command.before)
             if connection is None:
-                return cast(T, command.otherwise)  # a command with `before` has one
+                return cast(T, command.otherwise)
             sent = self._clock()
             try:
                 replies = await connection.meta(command.data, command.replies, self._timeout)
-                result = command.decide(replies, sent, self.name)
+                result = command.decide(replies, sent, known.name)
             except NotCacheableError:
+                known.refused_size()
                 self._give(pool, connection)
                 raise
             except BaseException as error:
                 connection.close()
-                pool.drop(connection)
-                if isinstance(error, ConnectionError) and again and not fresh:
-                    again = False
-                    _close_all(pool.purge())
-                    continue
-                if isinstance(error, OSError):
-                    raise CacheUnavailable(f"the memcached {self.name} failed: {error}") from error
-                raise
+                pool.drop(connection)  # whom this wakes runs later, and finds the breaker told
+                if not known.ended(error, pooled=not fresh, again=again):
+                    raise
+                again = False
+                _close_all(pool.purge())
+                continue
+            known.answered()
             self._give(pool, connection)
             return result
 
@@ -148,11 +167,13 @@ class _Node:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PATIENCE):
                     await waiter.event.wait()
+            if self._known.breaker.open:  # it failed meanwhile: all who queue for it need not find out one by one
+                self._known.breaker.admit()
             if waiter.granted is not None:
                 return waiter.granted
             raise CacheUnavailable(
-                f"all {self._limit} connections to the memcached {self.name} were in use for {PATIENCE:g} seconds: "
-                "raise max_connections"
+                f"all {self._limit} connections to the memcached {self._known.name} were in use for {PATIENCE:g} "
+                "seconds: raise max_connections"
             )
         except BaseException:
             unused = pool.leave(waiter)
@@ -167,8 +188,7 @@ class _Node:
         except BaseException as error:
             pool.failed()
             if isinstance(error, OSError):
-                reason = str(error) or "timed out"  # asyncio.timeout's error has no text
-                raise CacheUnavailable(f"cannot connect to the memcached {self.name}: {reason}") from error
+                raise self._known.unreachable(error) from error
             raise
         connection = Connection(sock, self._clock())
         pool.opened(connection)
@@ -191,8 +211,8 @@ class AsyncMemcachedBackend:
     that it used, for the answer is still on its way.
     """
 
-    def __init__(self, ring: Ring, timeout: float, limit: int, clock: Callable[[], int]) -> None:
-        self._ring = ring
+    def __init__(self, protocol: Protocol, timeout: float, limit: int, clock: Callable[[], int]) -> None:
+        self._protocol = protocol
         self._timeout = timeout
         self._limit = limit
         self._clock = clock
@@ -205,31 +225,43 @@ class AsyncMemcachedBackend:
 
     async def lookup(self, key: str, lease: float) -> base.Answer:
         """See `MemcachedBackend.lookup`."""
-        return await self._run(wire.lookup(wire.wire_key(key), lease))
+        return await self._run(self._protocol.lookup(key, lease))
 
     async def replace(self, key: str, seen: Any, lease: float) -> base.Leased | base.Busy:
         """See `MemcachedBackend.replace`."""
-        return await self._run(wire.replace(wire.wire_key(key), seen, lease))
+        return await self._run(self._protocol.replace(key, seen, lease))
 
     async def fill(self, key: str, token: Any, stored: Any, ttl: float | None) -> bool:
         """See `MemcachedBackend.fill`."""
-        return await self._run(wire.fill(wire.wire_key(key), token, stored, ttl))
+        return await self._run(self._protocol.fill(key, token, stored, ttl))
 
     async def release(self, key: str, token: Any) -> bool:
         """See `MemcachedBackend.release`."""
-        return await self._run(wire.release(wire.wire_key(key), token))
+        return await self._run(self._protocol.release(key, token))
 
     async def invalidate(self, keys: Sequence[str]) -> None:
         """See `MemcachedBackend.invalidate`."""
-        nodes = self._nodes()
-        groups = self._ring.split(map(wire.wire_key, keys))
-        work = [(nodes[index], command) for index, group in groups.items() for command in wire.invalidate(group)]
-        await self._run_all(work)
+        await self._change([Invalidation(key) for key in keys])
+
+    async def guard(self, keys: Sequence[str], token: str, hold: float) -> Sequence[Any]:
+        """See `MemcachedBackend.guard`."""
+        changes = [Guarding(key, token, hold) for key in keys]
+        await self._change(changes)
+        return [change.proof for change in changes]
+
+    async def unguard(self, marks: Sequence[tuple[str, str]]) -> int:
+        """See `MemcachedBackend.unguard`."""
+        changes = [Release(key, token) for key, token in marks]
+        await self._change(changes)
+        return sum(change.lost for change in changes)
+
+    async def update(self, key: str, token: str, proof: Any, stored: Any, ttl: float | None) -> bool:
+        """See `MemcachedBackend.update`."""
+        return await self._run(self._protocol.update(key, proof, stored, ttl))
 
     async def clear(self, prefix: str | None) -> None:
         """See `MemcachedBackend.clear`."""
-        command = wire.clear(prefix)
-        await self._run_all([(node, command) for node in self._nodes()])
+        await self._run_all(self._protocol.clear(prefix))
 
     async def close(self) -> None:
         """Close the connections of the running loop. The next call opens new ones."""
@@ -237,22 +269,24 @@ class AsyncMemcachedBackend:
             node.close()
 
     def __repr__(self) -> str:
-        return f"AsyncMemcachedBackend({[server.name for server in self._ring.servers]!r}, timeout={self._timeout:g})"
+        return f"AsyncMemcachedBackend({self._protocol.names!r}, timeout={self._timeout:g})"
 
-    async def _run(self, command: wire.Command[T]) -> T:
-        return await self._nodes()[self._ring.index(command.key)].run(command)
+    async def _run(self, task: Task[T]) -> T:
+        place, operation = task
+        return await self._nodes()[place].carry_out(operation)
 
-    async def _run_all(self, work: Sequence[tuple[_Node, wire.Command[None]]]) -> None:
-        """Carry out all of it, then raise the first error if there was one. A server that failed is not asked again."""
-        failed: dict[_Node, CacheUnavailable] = {}
-        for node, command in work:
-            if node not in failed:
-                try:
-                    await node.run(command)
-                except CacheUnavailable as error:
-                    failed[node] = error
-        if failed:
-            raise next(iter(failed.values()))
+    async def _change(self, changes: Sequence[Change]) -> None:
+        await self._run_all(self._protocol.change(changes), changes)
+
+    async def _run_all(self, tasks: Sequence[Task[None]], changes: Sequence[Change] = ()) -> None:
+        """Carry out all of it, then raise the first error if there was one."""
+        failures = Failures()
+        for task in tasks:
+            try:
+                await self._run(task)
+            except CachesideError as error:
+                failures.add(error)
+        failures.check(changes)
 
     def _nodes(self) -> tuple[_Node, ...]:
         """The running loop's nodes. Those of loops that were closed are given up."""
@@ -265,8 +299,10 @@ class AsyncMemcachedBackend:
                 for other in [other for other in self._loops if other.is_closed()]:
                     for node in self._loops.pop(other):
                         node.abandon()
-                servers = self._ring.servers
-                nodes = tuple(_Node(server, self._timeout, self._limit, self._clock) for server in servers)
+                nodes = tuple(
+                    _Node(server, known, self._timeout, self._limit, self._clock)
+                    for server, known in zip(self._protocol.ring.servers, self._protocol.known, strict=True)
+                )
                 self._loops[loop] = nodes
         return nodes
 

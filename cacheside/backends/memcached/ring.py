@@ -11,7 +11,7 @@ Networking 6(1), 1998.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote
@@ -113,10 +113,3 @@ class Ring:
             return 0
         scores = [blake2b(key, digest_size=8, key=seed).digest() for seed in self._seeds]
         return scores.index(max(scores))
-
-    def split(self, keys: Iterable[bytes]) -> dict[int, list[bytes]]:
-        """The keys of each server that holds any of them."""
-        groups: dict[int, list[bytes]] = {}
-        for key in keys:
-            groups.setdefault(self.index(key), []).append(key)
-        return groups

@@ -2,42 +2,46 @@
 
 | step | wire | answer |
 | --- | --- | --- |
-| lookup | `mg k N<lease> v c f t` | a value; or `W` and empty: the lease is ours; or a lease of somebody else |
+| lookup | `mg k N<lease> v c f t` | a value; a guard; `W` and empty: the lease is ours; or somebody else's lease |
 | fill | `ms k <len> C<cas> T<ttl> F<value>` | `HD` stored; `EX`, `NF`, `NS`: the lease was lost |
 | replace | `ms k 0 C<cas> c T<lease> F<lease>` | `HD` and the CAS of the new lease; else somebody was faster |
 | release | `md k C<cas>` | `HD`: it was alive |
-| invalidate | `md k` | `HD`, `NF`: both fine |
+| look, before a change | `mg k c f t`, with `v` for a guard | what `changes.py` decides upon |
+| drop | `md k C<cas>` | `HD`, `NF`: both fine; `EX`: look again |
+| mark | `ms k <len> C<cas> c T<ttl> F<guard>`, or `ME` for `C` | `HD` and the CAS of the guard; else look again |
 
 What an item is: one that `mg` planted is empty and carries `Z` for all but its winner; one that `replace` planted is
-empty and has our flag for leases. A lease always ends, so an item without an expiry is none. All else is a *hit*, with
-the bytes found: whether they are a value of ours is for the envelope to judge, and what is not is replaced. So an
-empty item of another client is never taken for a lease, which would keep the key from being cached. An item marked
-stale (`X`; nothing here does that, a later version may) shows empty, for its value has been invalidated.
+empty and has our flag for leases; a guard has a flag too (see `marker.py`). A lease always ends, so an item without an
+expiry is none. All else is a *hit*, with the bytes found: whether they are a value of ours is for the envelope to
+judge, and what is not is replaced. So an empty item of another client is never taken for a lease, which would keep the
+key from being cached. An item marked stale (`X`; nothing here does that, a later version may) shows empty, for its
+value has been invalidated.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
-from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
+from typing import Any, Generic, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 from ...errors import CacheUnavailable, ConfigurationError, InvalidKeyError, NotCacheableError
-from ..base import Answer, Busy, Capability, Hit, Leased
+from ..base import Answer, Busy, Capability, Guarded, Hit, Leased
+from .marker import GUARD_FLAG, decode
+from .replies import Reply, number, parse
 
 T = TypeVar("T")
 
 CAPABILITIES: frozenset[Capability] = frozenset({"whole_seconds", "stores"})
 MAX_KEY = 250  # bytes
-MAX_BATCH = 1000  # deletions sent before the answers are read: all of those fit into the socket's buffers
 VALUE_FLAG, LEASE_FLAG = b"197", b"198"  # client flags: 0xC5, 0xC6
 _RELATIVE_LIMIT = 30 * 24 * 3600  # the server reads more seconds than these as a date
+UNLIMITED = 2**62
 _LAST_DATE = 2**31 - 1  # and reads a date as a signed 32-bit number
 _HASH_BYTES = 32
 _MARK = MAX_KEY - 2 * _HASH_BYTES - 1  # where "#" and the hash stand in a shortened key
-_LONGEST_LINE = 2048
 
 
 class Cas(NamedTuple):
@@ -55,22 +59,20 @@ class Cas(NamedTuple):
         return self.sent if self.key == key else 0
 
 
-class Reply(NamedTuple):
-    """One answer: its line, and the value behind it."""
+class Held(NamedTuple):
+    """Somebody else's lease, and its name: what a lookup knows that answers `Busy`."""
 
-    line: bytes
-    value: bytes
+    cas: Cas
 
 
 class Command(NamedTuple, Generic[T]):
-    """One exchange with the server that holds `key`: `data` is sent, and `replies` replies come back.
+    """One exchange with a server: `data` is sent, and `replies` replies come back.
 
     `decide(replies, sent, name)` makes the result of them, of the stamp taken before sending, and of the server's name
     for messages. With `before`, only a connection whose stamp is lower may carry the command; where there is none,
     `otherwise` is the result. `again`: it may be sent once more when a pooled connection turns out to be closed.
     """
 
-    key: bytes
     data: bytes
     decide: Callable[[Sequence[Reply], int, str], T]
     replies: int = 1
@@ -79,52 +81,14 @@ class Command(NamedTuple, Generic[T]):
     again: bool = False
 
 
-class GarbledReply(OSError):
-    """The bytes received are no answer of a memcached."""
+class Pause(NamedTuple):
+    """Nothing is sent for so many seconds."""
+
+    seconds: float
 
 
-class Inbox:
-    """Takes bytes as they arrive until `count` replies are complete."""
-
-    __slots__ = ("_buffer", "_count", "replies")
-
-    def __init__(self, count: int) -> None:
-        self.replies: list[Reply] = []
-        self._count = count
-        self._buffer = bytearray()
-
-    def feed(self, data: bytes) -> bool:
-        """Take what was received (nothing: the end of the stream). True: all replies are there.
-
-        Raises:
-            ConnectionResetError: the stream ended before.
-            GarbledReply: this is not the protocol.
-        """
-        if not data:
-            raise ConnectionResetError("it closed the connection")
-        buffer = self._buffer
-        buffer += data
-        while len(self.replies) < self._count:
-            end = buffer.find(b"\r\n", 0, _LONGEST_LINE)
-            if end < 0:
-                if len(buffer) >= _LONGEST_LINE:
-                    raise GarbledReply("it sent a line without an end")
-                return False
-            line, start = bytes(buffer[:end]), end + 2
-            if not line.startswith(b"VA "):
-                self.replies.append(Reply(line, b""))
-                del buffer[:start]
-                continue
-            size = _number(line.split(b" ")[1])
-            if len(buffer) < start + size + 2:
-                return False
-            if not buffer.startswith(b"\r\n", start + size):
-                raise GarbledReply("it sent a value of another length than it said")
-            self.replies.append(Reply(line, bytes(buffer[start : start + size])))
-            del buffer[: start + size + 2]
-        if buffer:
-            raise GarbledReply("it sent more than it was asked for")
-        return True
+Operation: TypeAlias = Generator[Command[Any] | Pause, Any, T]
+"""Commands to one server, one after another: each is sent the result of the one before. An error ends it."""
 
 
 def wire_key(key: str) -> bytes:
@@ -155,79 +119,79 @@ def whole_seconds(duration: float | None) -> int:
     return whole if whole <= _RELATIVE_LIMIT else min(int(time.time()) + whole, _LAST_DATE)
 
 
-def lookup(key: bytes, lease: float) -> Command[Answer]:
-    """See `Backend.lookup`."""
+def lookup(key: bytes, lease: float) -> Command[Answer | Held]:
+    """See `Backend.lookup`; `Held` for `Busy`."""
     # N comes first: the server goes through the flags in turn, and N is where a new lease gets its expiry.
     data = b"mg %b N%d v c f t\r\n" % (key, whole_seconds(lease))
-    return Command(key, data, partial(_looked_up, key), again=True)
+    return Command(data, partial(_looked_up, key), again=True)
 
 
-def _looked_up(key: bytes, replies: Sequence[Reply], sent: int, name: str) -> Answer:
-    code, flags = _parse(replies[0].line)
+def _looked_up(key: bytes, replies: Sequence[Reply], sent: int, name: str) -> Answer | Held:
+    code, flags = parse(replies[0].line)
     if code != b"VA":
         _refuse(replies[0].line, name)
-    number = _number(flags.get(b"c", b""))
-    if number == 0:
-        raise ConfigurationError(
-            f"the memcached {name} runs without CAS, so a lease cannot be checked: start memcached without -C"
-        )
-    value, cas = replies[0].value, Cas(number, sent, key)
+    value, cas, ttl = replies[0].value, Cas(cas_number(flags, name), sent, key), seconds_left(flags)
     if not value:
         if b"W" in flags:
             return Leased(cas)
-        if (b"Z" in flags or flags.get(b"f") == LEASE_FLAG) and flags.get(b"t") != b"-1":
-            return Busy()
+        if (b"Z" in flags or flags.get(b"f") == LEASE_FLAG) and ttl >= 0:
+            return Held(cas)
+    elif flags.get(b"f") == GUARD_FLAG and decode(value, ttl) is not None:
+        return Guarded()
     return Hit(b"" if b"X" in flags else value, cas)
 
 
 def replace(key: bytes, seen: Cas, lease: float) -> Command[Leased | Busy]:
-    """See `Backend.replace`."""
+    """See `Backend.replace`. A guard is never replaced: its CAS is not that of anything that was seen as an entry."""
     data = b"ms %b 0 C%d c T%d F%b\r\n\r\n" % (key, seen.number, whole_seconds(lease), LEASE_FLAG)
-    return Command(key, data, partial(_replaced, key), before=seen.before(key), otherwise=Busy())
+    return Command(data, partial(_replaced, key), before=seen.before(key), otherwise=Busy())
 
 
 def _replaced(key: bytes, replies: Sequence[Reply], sent: int, name: str) -> Leased | Busy:
-    code, flags = _parse(replies[0].line)
+    code, flags = parse(replies[0].line)
     if code == b"HD":
-        return Leased(Cas(_number(flags.get(b"c", b"")), sent, key))
+        return Leased(Cas(cas_number(flags, name), sent, key))
     return Busy() if code in (b"EX", b"NF", b"NS") else _refuse(replies[0].line, name)
 
 
-def fill(key: bytes, token: Cas, stored: Any, ttl: float | None) -> Command[bool]:
-    """See `Backend.fill`."""
+def fill(key: bytes, token: Cas, stored: bytes, ttl: float | None) -> Command[bool]:
+    """See `Backend.fill`, and `Backend.update`, whose proof is a CAS just the same."""
     head = b"ms %b %d C%d T%d F%b\r\n" % (key, len(stored), token.number, whole_seconds(ttl), VALUE_FLAG)
     decide = partial(_filled, len(stored))
-    return Command(key, b"%b%b\r\n" % (head, stored), decide, before=token.before(key), otherwise=False)
+    return Command(b"%b%b\r\n" % (head, stored), decide, before=token.before(key), otherwise=False)
 
 
 def _filled(size: int, replies: Sequence[Reply], sent: int, name: str) -> bool:
     line = replies[0].line
     if line.startswith(b"SERVER_ERROR") and b"too large" in line:
-        raise NotCacheableError(f"the memcached {name} takes no entry of {size:,} bytes (its option -I sets the limit)")
+        raise too_large(size, name)
     return _done(line, (b"EX", b"NF", b"NS"), name)
+
+
+def too_large(size: int, name: str) -> NotCacheableError:
+    """The error for an entry of `size` bytes that the server does not take."""
+    return NotCacheableError(f"the memcached {name} takes no entry of {size:,} bytes (its option -I sets the limit)")
+
+
+def limit() -> Command[int]:
+    """Asks for the size that an item may have, all told, in bytes; `UNLIMITED` from a server that does not tell."""
+    return Command(b"stats settings\r\n", _limited, again=True)
+
+
+def _limited(replies: Sequence[Reply], sent: int, name: str) -> int:
+    for line in replies[0].value.split(b"\n"):
+        if line.startswith(b"STAT item_size_max "):
+            return number(line.split(b" ")[2])
+    return UNLIMITED
 
 
 def release(key: bytes, token: Cas) -> Command[bool]:
     """See `Backend.release`."""
-    return Command(key, b"md %b C%d\r\n" % (key, token.number), _released, before=token.before(key), otherwise=False)
+    return Command(b"md %b C%d\r\n" % (key, token.number), _released, before=token.before(key), otherwise=False)
 
 
 def _released(replies: Sequence[Reply], sent: int, name: str) -> bool:
     return _done(replies[0].line, (b"EX", b"NF"), name)
-
-
-def invalidate(keys: Sequence[bytes]) -> list[Command[None]]:
-    """See `Backend.invalidate`: one command for up to `MAX_BATCH` keys, all of the same server."""
-    batches = [keys[start : start + MAX_BATCH] for start in range(0, len(keys), MAX_BATCH)]
-    return [
-        Command(batch[0], b"".join([b"md %b\r\n" % key for key in batch]), _invalidated, replies=len(batch), again=True)
-        for batch in batches
-    ]
-
-
-def _invalidated(replies: Sequence[Reply], sent: int, name: str) -> None:
-    for reply in replies:
-        _done(reply.line, (b"NF",), name)
 
 
 def clear(prefix: str | None) -> Command[None]:
@@ -238,12 +202,32 @@ def clear(prefix: str | None) -> Command[None]:
     """
     if prefix is not None:
         raise ConfigurationError("memcached cannot clear a part of its keys: clear everything, or let them expire")
-    return Command(b"", b"flush_all\r\n", _cleared, again=True)
+    return Command(b"flush_all\r\n", _cleared, again=True)
 
 
 def _cleared(replies: Sequence[Reply], sent: int, name: str) -> None:
     if replies[0].line != b"OK":
         _refuse(replies[0].line, name)
+
+
+def cas_number(flags: Mapping[bytes, bytes], name: str) -> int:
+    """The CAS among the flags of an answer.
+
+    Raises:
+        ConfigurationError: the server counts none; it would take `C0` for no condition at all.
+    """
+    found = number(flags.get(b"c", b""))
+    if found == 0:
+        raise ConfigurationError(
+            f"the memcached {name} runs without CAS, so a lease cannot be checked: start memcached without -C"
+        )
+    return found
+
+
+def seconds_left(flags: Mapping[bytes, bytes]) -> int:
+    """How long the item will live, by the server's clock; -1: for ever."""
+    text = flags.get(b"t", b"")
+    return -1 if text == b"-1" else number(text)
 
 
 def _done(line: bytes, lost: tuple[bytes, ...], name: str) -> bool:
@@ -254,20 +238,12 @@ def _done(line: bytes, lost: tuple[bytes, ...], name: str) -> bool:
     return False if code in lost else _refuse(line, name)
 
 
-def _parse(line: bytes) -> tuple[bytes, dict[bytes, bytes]]:
-    """The code of a line and its flags, each with its token."""
-    code, *flags = line.split()
-    return code, {flag[:1]: flag[1:] for flag in (flags[1:] if code == b"VA" else flags)}
-
-
-def _number(text: bytes) -> int:
-    if not text.isdigit():
-        raise GarbledReply(f"it sent {text[:40]!r} where a number belongs")
-    return int(text)
+def refusal(line: bytes, name: str) -> CacheUnavailable | ConfigurationError:
+    """The error for an answer that should not come."""
+    if line == b"ERROR":
+        return ConfigurationError(f"the memcached {name} has no meta commands: cacheside needs 1.6.10 or later")
+    return CacheUnavailable(f"the memcached {name} answered {line[:100].decode(errors='replace')!r}")
 
 
 def _refuse(line: bytes, name: str) -> NoReturn:
-    """Raise what an answer that should not come means."""
-    if line == b"ERROR":
-        raise ConfigurationError(f"the memcached {name} has no meta commands: cacheside needs 1.6.10 or later")
-    raise CacheUnavailable(f"the memcached {name} answered {line[:100].decode(errors='replace')!r}")
+    raise refusal(line, name)

@@ -1,89 +1,88 @@
-"""Redis from plain code: moves the commands of `wire.py` over redis-py's own connections."""
+"""Redis from plain code: carries out the steps of a route."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from redis import ConnectionPool
-from redis.exceptions import RedisError, ResponseError
-
-from ..base import Busy, Hit, Leased
-from .wire import Command, Operation, Protocol
+from ..base import Answer, Busy, Leased
+from .routes import Address, Route, Steps
+from .server import SyncServer
 
 
 class SyncRedis:
-    """The plain calls of `RedisBackend`.
+    """The plain calls of a Redis backend.
 
     Args:
-        protocol: shared with the awaitable calls.
-        make_pool: makes our own pool, or gives that of the user's client.
-        owned: whether the pool is ours to close.
+        route: shared with the awaitable calls.
+        connect: makes one server, given its address; no I/O.
     """
 
-    def __init__(self, protocol: Protocol, make_pool: Callable[[], ConnectionPool], owned: bool) -> None:
-        self._protocol = protocol
-        self._pool = make_pool()
-        self._owned = owned
+    def __init__(self, route: Route, connect: Callable[[Address], SyncServer]) -> None:
+        self._route = route
+        self._connect = connect
+        self._servers: dict[Address, SyncServer] = {}
 
-    def lookup(self, key: str, lease: float) -> Hit | Leased | Busy:
+    def lookup(self, key: str, lease: float) -> Answer:
         """See `Backend.lookup`."""
-        answer: Hit | Leased | Busy = self._run(self._protocol.lookup(key, lease))
+        answer: Answer = self._run(self._route.lookup(key, lease))
         return answer
 
     def replace(self, key: str, seen: Any, lease: float) -> Leased | Busy:
         """See `Backend.replace`."""
-        answer: Leased | Busy = self._run(self._protocol.replace(key, seen, lease))
+        answer: Leased | Busy = self._run(self._route.replace(key, seen, lease))
         return answer
 
     def fill(self, key: str, token: Any, stored: Any, ttl: float | None) -> bool:
         """See `Backend.fill`."""
-        return bool(self._run(self._protocol.fill(key, token, stored, ttl)))
+        return bool(self._run(self._route.fill(key, token, stored, ttl)))
 
     def release(self, key: str, token: Any) -> bool:
         """See `Backend.release`."""
-        return bool(self._run(self._protocol.release(key, token)))
+        return bool(self._run(self._route.release(key, token)))
 
     def invalidate(self, keys: Sequence[str]) -> None:
         """See `Backend.invalidate`."""
-        self._run(self._protocol.invalidate(keys))
+        self._run(self._route.invalidate(keys))
+
+    def guard(self, keys: Sequence[str], token: str, hold: float) -> Sequence[Any]:
+        """See `Backend.guard`."""
+        proofs: Sequence[Any] = self._run(self._route.guard(keys, token, hold))
+        return proofs
+
+    def unguard(self, marks: Sequence[tuple[str, str]]) -> int:
+        """See `Backend.unguard`."""
+        return int(self._run(self._route.unguard(marks)))
+
+    def update(self, key: str, token: str, proof: Any, stored: Any, ttl: float | None) -> bool:
+        """See `Backend.update`."""
+        return bool(self._run(self._route.update(key, token, stored, ttl)))
 
     def clear(self, prefix: str | None) -> None:
         """See `Backend.clear`."""
-        self._run(self._protocol.clear(prefix))
+        self._run(self._route.clear(prefix))
 
     def close(self) -> None:
         """See `Backend.close`; a client of the user's stays open."""
-        if self._owned:
-            self._pool.disconnect()
+        for server in list(self._servers.values()):
+            server.close()
 
-    def _run(self, operation: Operation) -> Any:
-        send: Callable[[Any], Command] = operation.send
-        reply: Any = None
-        while True:
-            try:
-                command = send(reply)
-            except StopIteration as end:
-                return end.value
-            send = operation.send
-            try:
-                reply = self._execute(command)
-            except (RedisError, OSError) as error:
-                reply = error
-            except BaseException as error:
-                send, reply = operation.throw, error
-
-    def _execute(self, command: Command) -> Any:
-        # Below `client.execute_command`, whose retries would send the same bytes again (see wire.py). Replies are
-        # bytes whatever the client's decode_responses says.
-        connection: Any = self._pool.get_connection()
+    def _run(self, steps: Steps) -> Any:
+        replies: Any = None
         try:
-            connection.send_command(*command)
-            return connection.read_response(disable_decoding=True)
-        except ResponseError:
-            raise
-        except BaseException:
-            connection.disconnect()  # a reply may still be under way: nobody must take it for theirs
-            raise
+            while True:
+                address, commands, probe = steps.send(replies)
+                server = self._servers.get(address) or self._open(address)
+                replies = server.exchange(commands, probe)
+        except StopIteration as end:
+            return end.value
         finally:
-            self._pool.release(connection)
+            steps.close()
+
+    def _open(self, address: Address) -> SyncServer:
+        server = self._servers.setdefault(address, self._connect(address))
+        used = {address, *self._route.servers()}
+        for gone in [each for each in list(self._servers) if each not in used]:
+            if (old := self._servers.pop(gone, None)) is not None:
+                old.retire()
+        return server

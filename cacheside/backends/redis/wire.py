@@ -1,12 +1,15 @@
 """The lease protocol of Redis: what is sent and what the replies mean. Pure: no I/O, so both colours share it.
 
-One string key holds either a lease or a value, so that eviction or loss of it can only cost a load:
+One string key holds a lease, a value or a guard, so that eviction or loss of it can only cost a load:
 
     L token                                             a lease
     V token | claim deadline | soft expiry | payload    a value, under the token of the lease it was filled with
+    W zeros | untouched | zeros | token, deadline ...   a guard: one mark for each writer at work on the key
 
-(token: 16 characters; the deadlines: 13 digits each, milliseconds, zero where unused; they have their place for
-refreshing in the background.) Single-key commands only.
+(token: 16 characters; the deadlines: 13 digits each, milliseconds by the server's clock, zero where unused; those of a
+value have their place for refreshing in the background. untouched: 1 or 0, as wide as a deadline. The zeros of a guard
+stand where a token would be, and match none.) The key of a guard lives as long as its last mark. What a script does to
+one key depends on nothing else, so keys may be spread over a cluster.
 
 Each operation is a generator that yields commands (tuples) and is sent replies; an error of the client library is sent
 as a value. Tokens: every command that plants one takes a fresh one for each attempt. If the same bytes were sent twice,
@@ -17,53 +20,31 @@ retries, and what is tried again is tried again here.
 from __future__ import annotations
 
 import binascii
-import hashlib
 import os
 import re
 import threading
 from collections.abc import Generator, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from redis.exceptions import ConnectionError, NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
 from ... import forks
 from ...errors import CacheUnavailable
-from ..base import Busy, Hit, Leased
+from ..base import Answer, Busy, Guarded, Hit, Leased
+from . import scripts
+
+T = TypeVar("T")
 
 Command: TypeAlias = tuple[Any, ...]
 Operation: TypeAlias = Generator[Command, Any, Any]
 
 _HEADER = 43
+_MARK = 29
+_GUARD_HEAD = b"W" + b"0" * 16
+_BATCH = 1000  # keys in one script: the server does nothing else meanwhile
+_LONGEST_HOLD = 10**12  # ms, 31 years: a deadline has 13 digits
 _UNUSED = b"0" * 26
 _WRONG_TYPE = b"!type"  # `seen` of a key that holds no string
-
-
-class _Script(NamedTuple):
-    text: str
-    sha: str
-
-
-def _script(text: str) -> _Script:
-    return _Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
-
-
-_FILL = _script(
-    "local h=redis.call('GETRANGE',KEYS[1],0,16) local s=string.sub(h,1,1) "
-    "if (s=='L' or s=='V') and string.sub(h,2,17)==ARGV[1] then "
-    "if ARGV[3]=='0' then redis.call('SET',KEYS[1],ARGV[2]) else redis.call('SET',KEYS[1],ARGV[2],'PX',ARGV[3]) end "
-    "return 1 end return 0"
-)
-_RELEASE = _script("if redis.call('GET',KEYS[1])==ARGV[1] then return redis.call('DEL',KEYS[1]) end return 0")
-_REPLACE = _script(
-    "local t=redis.call('TYPE',KEYS[1]).ok local same "
-    "if t=='string' then same=redis.call('GETRANGE',KEYS[1],0,42)==ARGV[1] else same=t=='none' or ARGV[1]=='!type' end "
-    "if same then redis.call('SET',KEYS[1],ARGV[2],'PX',ARGV[3]) return 1 end return 0"
-)
-# Redis 6.2 does not take NX together with GET.
-_LEASE = _script(
-    "local v=redis.call('GET',KEYS[1]) if v then return v end "
-    "redis.call('SET',KEYS[1],ARGV[1],'PX',ARGV[2]) return false"
-)
 
 
 def _token() -> bytes:
@@ -74,14 +55,16 @@ def _ms(seconds: float) -> int:
     return min(max(1, round(seconds * 1000)), 10**14)  # three thousand years; the server's own limit is not far above
 
 
-def _checked(reply: Any) -> Any:
+def _checked(reply: Any, kind: type[Any] = object) -> Any:
     """The reply, or the error it stands for.
 
     Raises:
-        CacheUnavailable: the server did not answer, or refused the command.
+        CacheUnavailable: the server did not answer, or refused the command, or this is no answer to it.
     """
     if isinstance(reply, (RedisError, OSError)):
         raise CacheUnavailable(f"{type(reply).__name__}: {reply}") from reply
+    if not isinstance(reply, kind):
+        raise CacheUnavailable(f"it answered {str(reply)[:40]!r}, where {kind.__name__} belongs: is it a Redis?")
     return reply
 
 
@@ -97,12 +80,16 @@ def _twice(command: Command) -> Operation:
     return reply
 
 
-def _evaluate(script: _Script, key: str, *args: Any) -> Operation:
-    """Run a script; load it where the server does not know it (yet, or any more)."""
-    reply = yield from _twice(("EVALSHA", script.sha, 1, key, *args))
+def _evaluate(script: scripts.Script, keys: Sequence[str], *args: Any) -> Operation:
+    """Run a script which may safely arrive twice; load it where the server does not know it (yet, or any more)."""
+    reply = yield from _twice(("EVALSHA", script.sha, len(keys), *keys, *args))
     if isinstance(reply, NoScriptError):
-        reply = yield from _twice(("EVAL", script.text, 1, key, *args))
+        reply = yield from _twice(("EVAL", script.text, len(keys), *keys, *args))
     return reply
+
+
+def _batches(items: Sequence[T]) -> list[Sequence[T]]:
+    return [items[start : start + _BATCH] for start in range(0, len(items), _BATCH)]
 
 
 class Protocol:
@@ -136,9 +123,9 @@ class Protocol:
                     if type(reply) is ResponseError and "syntax error" in str(reply):
                         self._native = False
                 if not self._native:
-                    reply = yield ("EVALSHA", _LEASE.sha, 1, key, b"L" + token, _ms(lease))
+                    reply = yield ("EVALSHA", scripts.LEASE.sha, 1, key, b"L" + token, _ms(lease))
                     if isinstance(reply, NoScriptError):
-                        reply = yield ("EVAL", _LEASE.text, 1, key, b"L" + token, _ms(lease))
+                        reply = yield ("EVAL", scripts.LEASE.text, 1, key, b"L" + token, _ms(lease))
             except BaseException:  # cancelled: whether it arrived is not known
                 self._remember(token)
                 raise
@@ -158,9 +145,9 @@ class Protocol:
         token = _token()
         command = (1, key, seen, b"L" + token, _ms(lease))
         try:
-            reply = yield ("EVALSHA", _REPLACE.sha, *command)
+            reply = yield ("EVALSHA", scripts.REPLACE.sha, *command)
             if isinstance(reply, NoScriptError):
-                reply = yield ("EVAL", _REPLACE.text, *command)
+                reply = yield ("EVAL", scripts.REPLACE.text, *command)
         except BaseException:
             self._remember(token)
             raise
@@ -171,20 +158,52 @@ class Protocol:
     def fill(self, key: str, token: bytes, stored: bytes, ttl: float | None) -> Operation:
         """See `Backend.fill`. A fill that arrives twice finds its own value, under the same token: accepted again."""
         entry = b"".join((b"V", token, _UNUSED, stored))
-        reply = yield from _evaluate(_FILL, key, token, entry, 0 if ttl is None else _ms(ttl))
+        reply = yield from _evaluate(scripts.FILL, [key], token, entry, 0 if ttl is None else _ms(ttl))
         return _checked(reply) == 1
 
     def release(self, key: str, token: bytes) -> Operation:
         """See `Backend.release`."""
-        return _checked((yield from _evaluate(_RELEASE, key, b"L" + token))) == 1
+        return _checked((yield from _evaluate(scripts.RELEASE, [key], b"L" + token))) == 1
 
     def invalidate(self, keys: Sequence[str]) -> Operation:
-        """See `Backend.invalidate`: one UNLINK."""
-        if keys:
-            _checked((yield from _twice(("UNLINK", *keys))))
+        """See `Backend.invalidate`: one script for a thousand keys."""
+        for batch in _batches(keys):
+            _checked((yield from _evaluate(scripts.INVALIDATE, batch)))
+
+    def guard(self, keys: Sequence[str], token: str, hold: float) -> Operation:
+        """See `Backend.guard`: one script for a thousand keys. The proof is the token itself, so None stands for it.
+
+        Not sent twice: a late duplicate would guard the keys once more, after the release.
+        """
+        for batch in _batches(keys):
+            command = (len(batch), *batch, token, min(_ms(hold), _LONGEST_HOLD))
+            reply = yield ("EVALSHA", scripts.GUARD.sha, *command)
+            if isinstance(reply, NoScriptError):
+                reply = yield ("EVAL", scripts.GUARD.text, *command)
+            _checked(reply)
+        return [None] * len(keys)
+
+    def unguard(self, marks: Sequence[tuple[str, str]]) -> Operation:
+        """See `Backend.unguard`: one script for a thousand marks. Arriving twice, it invalidates the second time."""
+        lost = 0
+        for batch in _batches(marks):
+            keys, tokens = zip(*batch, strict=True)
+            lost += _checked((yield from _evaluate(scripts.UNGUARD, keys, *tokens)), int)
+        return lost
+
+    def update(self, key: str, token: str, stored: bytes, ttl: float | None) -> Operation:
+        """See `Backend.update`. The entry has the writer's token, under which no lease was ever given.
+
+        Not sent twice: the second answer would be a refusal. Late it meets either its guard or nothing of its own.
+        """
+        command = (1, key, token, b"".join((b"V", token.encode(), _UNUSED, stored)), 0 if ttl is None else _ms(ttl))
+        reply = yield ("EVALSHA", scripts.UPDATE.sha, *command)
+        if isinstance(reply, NoScriptError):
+            reply = yield ("EVAL", scripts.UPDATE.text, *command)
+        return _checked(reply) == 1
 
     def clear(self, prefix: str | None) -> Operation:
-        """See `Backend.clear`: SCAN and UNLINK, or FLUSHDB for everything.
+        """See `Backend.clear`: SCAN and invalidate, or FLUSHDB for everything.
 
         SCAN returns what is there from its beginning to its end; a lease given after that began belongs to a load
         that began after it as well.
@@ -192,14 +211,20 @@ class Protocol:
         if prefix is None:
             _checked((yield from _twice(("FLUSHDB",))))
             return
-        cursor, pattern = b"0", re.sub(r"[*?[\]\\]", r"\\\g<0>", prefix) + "*"
+        cursor = 0
         while True:
-            reply = yield from _twice(("SCAN", cursor, "MATCH", pattern, "COUNT", 1000))
-            cursor, keys = _checked(reply)
-            if keys:
-                _checked((yield from _twice(("UNLINK", *keys))))
-            if int(cursor) == 0:
+            cursor, keys = yield from self.scan(prefix, cursor)
+            yield from self.invalidate(keys)
+            if cursor == 0:
                 return
+
+    def scan(self, prefix: str, cursor: int) -> Operation:
+        """One step of a walk over all keys that begin with `prefix`: the next cursor, 0 at the end, and some keys."""
+        pattern = re.sub(r"[*?[\]\\]", r"\\\g<0>", prefix) + "*"
+        match _checked((yield from _twice(("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)))):
+            case [bytes() as after, list() as keys] if after.isdigit():
+                return int(after), keys
+        raise CacheUnavailable("it answered SCAN with something else than a cursor and keys: is it a Redis?")
 
     def _remember(self, token: bytes) -> None:
         with self._lock:
@@ -213,19 +238,23 @@ class Protocol:
         with self._lock:
             return self._lost.pop(token, False) is None
 
-    def _answer(self, reply: bytes | None, token: bytes) -> Hit | Leased | Busy:
+    def _answer(self, reply: bytes | None, token: bytes) -> Answer:
         if reply is None or reply == b"L" + token:  # our own token: the command did arrive, through some proxy, twice
             return Leased(token)
         return self._seen(reply)
 
-    def _seen(self, reply: bytes) -> Hit | Leased | Busy:
+    def _seen(self, reply: bytes) -> Answer:
+        if type(reply) is not bytes:
+            _checked(reply, bytes)
         if len(reply) == 17 and reply[:1] == b"L":
             return Leased(reply[1:]) if self._adopt(reply[1:]) else Busy()
         if reply[:1] == b"V" and len(reply) >= _HEADER:
             return Hit(reply[_HEADER:], reply[:_HEADER])
+        if reply[:17] == _GUARD_HEAD and len(reply) > _HEADER and not (len(reply) - _HEADER) % _MARK:
+            return Guarded()
         return Hit(b"", reply[:_HEADER])  # foreign: nothing that can be decoded, but it can be replaced
 
-    def _read_only(self, reply: Any, refusal: Exception) -> Hit | Leased | Busy:
+    def _read_only(self, reply: Any, refusal: Exception) -> Answer:
         """A server that takes no writes (out of memory, a replica) still answers reads."""
         if _checked(reply) is None:
             raise CacheUnavailable(f"{type(refusal).__name__}: {refusal}") from refusal

@@ -1,0 +1,116 @@
+"""Each call of the backend as commands, and the server that they are for. No I/O: both colours carry them out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias, TypeVar
+
+from ..base import Answer, Busy, Leased
+from . import changes, wire
+from .changes import Change
+from .known import ALWAYS_FITS, OVERHEAD, Known
+from .ring import Ring
+from .wire import Cas, Operation
+
+T = TypeVar("T")
+
+Task: TypeAlias = tuple[int, Operation[T]]
+"""The place of a server in the ring, and what to do there."""
+
+
+class Protocol:
+    """The calls of the backend on its servers.
+
+    Args:
+        ring: the servers.
+        timeout: seconds that a command may take.
+    """
+
+    def __init__(self, ring: Ring, timeout: float) -> None:
+        self.ring = ring
+        self.names: list[str] = [server.name for server in ring.servers]
+        self.known: tuple[Known, ...] = tuple(Known(name, timeout) for name in self.names)
+
+    def lookup(self, key: str, lease: float) -> Task[Answer]:
+        """See `Backend.lookup`."""
+        place, name = self._find(key)
+        return place, _lookup(self.known[place], name, lease)
+
+    def replace(self, key: str, seen: Cas, lease: float) -> Task[Leased | Busy]:
+        """See `Backend.replace`."""
+        place, name = self._find(key)
+        return place, _single(wire.replace(name, seen, lease))
+
+    def fill(self, key: str, token: Cas, stored: bytes, ttl: float | None) -> Task[bool]:
+        """See `Backend.fill`."""
+        place, name = self._find(key)
+        return place, _fill(self.known[place], name, token, stored, ttl)
+
+    def update(self, key: str, proof: Cas | None, stored: bytes, ttl: float | None) -> Task[bool]:
+        """See `Backend.update`. The proof is the CAS of an untouched marker: whoever touches it changes that."""
+        place, name = self._find(key)
+        return place, _fill(self.known[place], name, proof, stored, ttl)
+
+    def release(self, key: str, token: Cas) -> Task[bool]:
+        """See `Backend.release`."""
+        place, name = self._find(key)
+        return place, _single(wire.release(name, token))
+
+    def change(self, work: Sequence[Change]) -> list[Task[None]]:
+        """Changes of one kind, for all servers that they are for."""
+        groups: dict[int, list[Change]] = {}
+        for change in work:
+            groups.setdefault(self.ring.index(change.wire_key), []).append(change)
+        return [(place, changes.carry_out(group)) for place, group in groups.items()]
+
+    def clear(self, prefix: str | None) -> list[Task[None]]:
+        """See `Backend.clear`: for all servers."""
+        command = wire.clear(prefix)
+        return [(place, _single(command)) for place in range(len(self.known))]
+
+    def _find(self, key: str) -> tuple[int, bytes]:
+        name = wire.wire_key(key)
+        return self.ring.index(name), name
+
+
+def _single(command: wire.Command[T]) -> Operation[T]:
+    answer: T = yield command
+    return answer
+
+
+def _lookup(known: Known, key: bytes, lease: float) -> Operation[Answer]:
+    """Look up, and take over a lease that has stood for too long.
+
+    W is given once: if its winner dies all others see Z until the item expires, up to two seconds after the lease. Who
+    has seen the same CAS for longer than a lease takes over. DESIGN does it by `md I C<cas>`; a `ms` on the same
+    condition is one command as well, gives the taker a lease of full length, and never a second one to somebody else.
+    A guard is none of those: a lookup of it answers `Guarded`, and one that came in since has another CAS.
+    """
+    answer: Answer | wire.Held = yield wire.lookup(key, lease)
+    if not isinstance(answer, wire.Held):
+        return answer
+    if not known.overdue(answer.cas, lease):
+        return Busy()
+    taken: Leased | Busy = yield wire.replace(key, answer.cas, lease)
+    return taken
+
+
+def _fill(known: Known, key: bytes, token: Cas | None, stored: bytes, ttl: float | None) -> Operation[bool]:
+    """Fill, unless it is known beforehand that it does not fit.
+
+    A server that is sent too large an item deletes what is there *whatever its CAS*: a late fill, its lease long lost,
+    would erase a guard. So none is sent. What is left of this race: a server that cannot find memory for an item ("out
+    of memory storing object", as with its option -M) does the same, and a server that was restarted with a smaller -I,
+    until a connection turns out to be closed. The guard's writer then finds its mark lost, and invalidates.
+    """
+    if token is None:
+        return False
+    if len(stored) > ALWAYS_FITS:
+        limit = known.limit
+        if not limit:
+            limit = yield wire.limit()
+            known.limit = limit
+        if len(stored) + OVERHEAD > limit:
+            raise wire.too_large(len(stored), known.name)
+    accepted: bool = yield wire.fill(key, token, stored, ttl)
+    return accepted

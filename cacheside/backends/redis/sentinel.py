@@ -1,0 +1,123 @@
+"""Redis behind Sentinel: all keys on one server, the master, which may become another one at any time. Pure.
+
+The sentinels say who is the master. It is asked for again when the one that is known gives no answer, and when it says
+READONLY: then it has been demoted. That command has not been carried out, so it may go to the new master as it is.
+Replicas are never read: they may be behind what was invalidated.
+
+Source: redis.io, "Guidelines for Redis clients with support for Redis Sentinel".
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+
+from redis.exceptions import ReadOnlyError, ResponseError
+
+from ... import forks
+from ...errors import CacheUnavailable
+from .routes import Address, OneServer, Send, Steps, question
+from .wire import Operation, Protocol
+
+REFRESH_EVERY = 0.5  # seconds
+
+
+class SentinelRoute(OneServer):
+    """All keys on the master of one service.
+
+    Args:
+        protocol: what is said to the servers.
+        timeout: seconds that a server or sentinel may take to answer.
+        label: how errors call the service; never with a password.
+        service: its name.
+        sentinels: some of those that watch it.
+        clock: seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        timeout: float,
+        label: str,
+        service: str,
+        sentinels: Sequence[Address],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(protocol, timeout, label)
+        self.sentinels = frozenset(sentinels)
+        self._service = service
+        self._clock = clock
+        self._master: Address | None = None
+        self._next_refresh = float("-inf")
+        self.after_fork()
+        forks.register(self)
+
+    def after_fork(self) -> None:
+        """See `forks.Owner`."""
+        self._lock = threading.Lock()
+
+    def name(self, address: Address) -> str:
+        """How errors call one server."""
+        kind = "sentinel" if address in self.sentinels else "redis master"
+        return f"{kind} {address[0]}:{address[1]}"
+
+    def servers(self) -> Collection[Address]:
+        """The sentinels and the master."""
+        return self.sentinels if self._master is None else {*self.sentinels, self._master}
+
+    def run(self, operation: Operation) -> Steps:
+        """Carry out an operation on the master."""
+        master = self._master or (yield from self._find())
+        if master is None:
+            raise CacheUnavailable(f"{self.label}: no sentinel answers with a master for {self._service!r}")
+        reply = None
+        try:
+            probe = self._admitted(master)
+            while True:
+                try:
+                    command = self._advance(master, operation, reply)
+                except StopIteration as end:
+                    return end.value
+                (reply,) = yield Send(master, (command,), probe)
+                if isinstance(reply, ReadOnlyError):
+                    demoted, master = master, (yield from self._another(master)) or master
+                    if master != demoted:
+                        probe = self._admitted(master)
+                        (reply,) = yield Send(master, (command,), probe)
+                    if isinstance(reply, ReadOnlyError):  # an error like any other: a replica is not read from
+                        reply = ResponseError(f"READONLY {reply}")
+        except CacheUnavailable:
+            yield from self._another(master)  # for the next call
+            raise
+        finally:
+            operation.close()  # cancelled in a step: it notes what it may have planted
+
+    def _another(self, master: Address) -> Steps:
+        """The master, after a sign that it is not `master` any more. One caller asks for it in a while."""
+        if self._master == master:
+            with self._lock:
+                due = self._clock() >= self._next_refresh
+                if due:
+                    self._next_refresh = self._clock() + REFRESH_EVERY
+            if due:
+                yield from self._find()
+        return self._master
+
+    def _find(self) -> Steps:
+        """Ask the sentinels for the master, until one knows. It takes less than two time-outs."""
+        begun = self._clock()
+        sentinels = list(self.sentinels)
+        random.shuffle(sentinels)  # one of them may be cut off and know no better
+        for address in sorted(sentinels, key=lambda each: self.breaker(each).open):
+            try:
+                found = yield from self._on(address, question("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service))
+            except CacheUnavailable:
+                if self._clock() - begun > self._timeout:
+                    break
+                continue
+            if found is not None:
+                self._master = (found[0].decode(), int(found[1]))
+                break
+        return self._master

@@ -1,0 +1,358 @@
+"""One call under way: the library's own code, which goes on by one step when the test says so.
+
+A call is a routine that yields the steps of `steps.py`, and `Commit` where the user's write function would be at work.
+It is advanced in *moves*, the smallest that another thread or process could come between:
+
+    BEGIN       the call starts, up to its first step
+    COMMAND     one command reaches the server and is carried out (or is lost: see `Fate`)
+    HEAR        the answer reaches the call, which goes on to its next step
+    LOAD        the user's read function reads the store
+    RETURN      the user's read function returns (or raises) what it has read
+    COMMIT      the user's write function commits and returns
+    WAKE        the flight that it waited for is over, or its patience is
+    POLL        its pause is over
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import types
+from collections.abc import Callable, Generator, Iterator
+from enum import Enum
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from cacheside import drivers, engine, health
+from cacheside.backends.base import Hit
+from cacheside.envelope import Raised
+from cacheside.errors import CacheUnavailable
+from cacheside.steps import Abandon, Ask, Failed, Load, Pause, Wait
+from cacheside.targets import Entry, Terms
+from cacheside.writes import Write
+
+from .places import HOLD, Operation, clock
+
+if TYPE_CHECKING:
+    from .world import Process, World
+
+
+class Commit(NamedTuple):
+    """The step of a write in which the user's function runs."""
+
+
+class Move(Enum):
+    """See above."""
+
+    BEGIN = "begins"
+    COMMAND = "sends"
+    HEAR = "hears"
+    LOAD = "load begins"
+    RETURN = "load ends"
+    COMMIT = "commits"
+    WAKE = "wakes"
+    POLL = "looks again"
+    OVER = "is over"
+
+
+class Fate(Enum):
+    """What becomes of a move."""
+
+    __hash__ = object.__hash__  # Enum's own is slow
+
+    DONE = "done"
+    LOST = "lost on the way, time-out"
+    UNHEARD = "carried out, but time-out"
+    LATE = "under way for long, time-out"
+    CLOSED = "lost on the way, connection closed"
+    CLOSED_UNHEARD = "carried out, but connection closed"
+    CLOSED_LATE = "under way for long, connection closed"
+    RAISES = "the user's function raises"
+    CRASH = "the caller is never heard of again"
+
+
+LOSSES = (Fate.LOST, Fate.UNHEARD, Fate.LATE, Fate.CLOSED, Fate.CLOSED_UNHEARD, Fate.CLOSED_LATE)
+_ARRIVE = (Fate.DONE, Fate.UNHEARD, Fate.CLOSED_UNHEARD)
+_LATE = (Fate.LATE, Fate.CLOSED_LATE)
+_CLOSED = (Fate.CLOSED, Fate.CLOSED_UNHEARD, Fate.CLOSED_LATE)
+
+
+class _Unheard(Enum):
+    UNHEARD = "unheard"
+
+
+_UNHEARD = _Unheard.UNHEARD
+
+
+class _Killed(BaseException):
+    """Ends a routine that will not be advanced any more."""
+
+
+class LoadFailed(Exception):
+    """What the user's read function raises."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(version)
+        self.version = version
+
+
+class WriteFailed(Exception):
+    """What the user's write function raises, though it has committed."""
+
+
+class Call:
+    """A read or a write. `Read` and `Written` say what it is."""
+
+    reads = False
+
+    def __init__(self, world: World, process: Process, name: str) -> None:
+        self.world = world
+        self.process = process
+        self.name = name
+        self.move = Move.BEGIN
+        self.step: Any = None
+        self.crashed = False
+        self._routine: Any = self.routine()
+        self._operation: Operation | None = None
+        self.command: Any = None
+        """What it sends next."""
+        self._answer: Any = _UNHEARD
+        self._loaded: int = 0
+        self._until = 0.0
+        self._seen = -1  # the state of the key that its last command left
+        self.undelivered = 0  # the process's count, before this call went on for the last time
+
+    def routine(self) -> Any:
+        """The library's code."""
+        raise NotImplementedError
+
+    def ended(self, outcome: Any) -> None:
+        """It returned, or raised (`Raised`)."""
+        raise NotImplementedError
+
+    @property
+    def live(self) -> bool:
+        """Whether it goes on."""
+        return self.move is not Move.OVER and not self.crashed
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can go on now. One that waits cannot; nor can a poll, where nothing has changed since the last."""
+        if self.move is Move.WAKE:
+            return self.step.flight.done or clock() >= self._until
+        if self.move is Move.POLL:
+            return self._seen != self.world.changes or clock() >= self._until
+        return self.live
+
+    @property
+    def heard_by_none(self) -> bool:
+        """Whether it is about to hear of a hit, which nobody else can notice."""
+        return self.move is Move.HEAR and type(self._answer) is Hit
+
+    def advance(self, fate: Fate = Fate.DONE) -> None:
+        """Make the next move."""
+        move, step = self.move, self.step
+        if move is Move.BEGIN:
+            self.began()
+            self._resume(None)
+        elif move is Move.COMMAND:
+            self._send(fate)
+        elif move is Move.HEAR:
+            answer, self._answer = self._answer, _UNHEARD
+            self.heard(step, answer)
+            self._resume(answer)
+        elif move is Move.LOAD:
+            self._loaded = self.world.version
+            self.move = Move.RETURN
+        elif move is Move.RETURN:
+            raises = fate is Fate.RAISES
+            self._resume(Raised(LoadFailed(self._loaded)) if raises else self._loaded)
+        elif move is Move.COMMIT:
+            self.committed()
+            if fate is Fate.RAISES:
+                self._go_on(self._routine.throw, WriteFailed())
+            else:
+                self._resume(None)
+        elif move is Move.WAKE:
+            self._resume(step.flight.done)
+        elif move is Move.POLL:
+            self._resume(None)
+
+    def began(self) -> None:
+        """It starts now."""
+
+    def heard(self, step: Any, answer: Any) -> None:
+        """The answer to a step is about to reach it."""
+
+    def committed(self) -> None:
+        """The store is written now."""
+
+    def dispose(self) -> None:
+        """Throw away a call that is not over, as if it had never been: nothing is sent."""
+        self.crashed = True
+        with contextlib.suppress(_Killed, StopIteration):
+            if self.move is Move.BEGIN:
+                self._routine.close()
+                return
+            while True:
+                self._routine.throw(_Killed())
+
+    def cancel(self) -> None:
+        """Its task is cancelled. It may have something to say on the way out."""
+        self._go_on(self._routine.throw, asyncio.CancelledError())
+
+    def _resume(self, answer: Any) -> None:
+        self._go_on(self._routine.send, answer)
+
+    def _go_on(self, how: Callable[[Any], Any], what: Any) -> None:
+        self.undelivered = self.process.core.book.undelivered
+        self._answer = _UNHEARD
+        try:
+            self.step = step = how(what)
+        except StopIteration as end:
+            self.move = Move.OVER
+            self.ended(end.value)
+            return
+        except asyncio.CancelledError:
+            self.move = Move.OVER
+            return
+        except Exception as error:
+            self.move = Move.OVER
+            self.ended(Raised(error))
+            return
+        if isinstance(step, (Ask, Abandon)):
+            verb, args = step if isinstance(step, Ask) else ("release", tuple(step))
+            self._operation = self.world.place.operation(self.process.core, verb, args)
+            self._next(None)
+        elif isinstance(step, Load):
+            self.move = Move.LOAD
+        elif isinstance(step, Commit):
+            self.move = Move.COMMIT
+        elif isinstance(step, Wait):
+            self.move, self._until = Move.WAKE, clock() + step.seconds
+        else:
+            assert isinstance(step, Pause), step
+            self.move, self._until = Move.POLL, clock() + step.seconds
+
+    def _send(self, fate: Fate) -> None:
+        world, reply = self.world, None
+        if fate in _ARRIVE:
+            reply = world.execute(self.command)
+            self._seen = world.changes
+        elif fate in _LATE:
+            world.late.append(self.command)
+        self._next(reply if fate is Fate.DONE else world.place.failure(fate in _CLOSED))
+
+    def _next(self, reply: Any) -> None:
+        """On to the next command of the operation, or to its answer."""
+        operation = self._operation
+        assert operation is not None
+        try:
+            self.command = operation.send(reply)
+        except StopIteration as end:
+            self._answer = end.value
+        except Exception as error:
+            self._answer = Failed(error)
+        self.move = Move.COMMAND if self._answer is _UNHEARD else Move.HEAR
+
+
+class Read(Call):
+    """One call of a cached function."""
+
+    reads = True
+
+    def routine(self) -> Any:
+        return self.process.reader.read(self.world.place.key, sync=False)
+
+    def began(self) -> None:
+        self.floor = max(self.world.completed, self.process.completed)
+
+    def ended(self, outcome: Any) -> None:
+        if isinstance(outcome, Raised):
+            if not isinstance(outcome.error, LoadFailed):
+                raise outcome.error
+            outcome = outcome.error.version
+        self.world.judge(outcome, self.floor, f"{self.name} returned")
+
+
+class Written(Call):
+    """One call of a decorated write function."""
+
+    def __init__(self, world: World, process: Process, name: str, terms: Terms) -> None:
+        self.terms = terms
+        self.version = 0
+        self.guarded = False
+        self.guard_lost = False
+        super().__init__(world, process, name)
+
+    @property
+    def guarding(self) -> bool:
+        """Whether its mark may be on the key, and may not expire."""
+        return self.terms.guards and self.live
+
+    def routine(self) -> Any:
+        return _write(self)
+
+    def heard(self, step: Any, answer: Any) -> None:
+        if isinstance(step, Ask) and step.verb == "guard" and type(answer) is not Failed:
+            self.guarded = True
+
+    def committed(self) -> None:
+        self.version = self.world.commit()
+
+    @property
+    def kept(self) -> bool:
+        """Whether the guard has protected all of it, so that not even a crash or an outage can leave it stale."""
+        return self.guarded and not self.guard_lost
+
+    def ended(self, outcome: Any) -> None:
+        if isinstance(outcome, Raised):
+            if isinstance(outcome.error, CacheUnavailable) and not self.version:
+                return  # refused
+            if not isinstance(outcome.error, WriteFailed):
+                raise outcome.error
+        delivered = self.undelivered == self.process.core.book.undelivered
+        self.world.write_over(self, delivered)
+
+
+# The write function of the user, as the decorator runs it (`writes.wrap`), in its async form.
+async def _write(call: Written) -> None:
+    entries = [Entry(call.process.core, call.world.place.key, call.process.reader.keeper)]
+    async with Write(_no_home, "write", call.terms, [lambda values: entries]) as write:
+        await _hand_over(Commit())
+        write.returned(call.version)
+
+
+def _no_home() -> Any:
+    raise AssertionError("all targets are known")
+
+
+@types.coroutine
+def _hand_over(step: Any) -> Generator[Any, Any, Any]:
+    return (yield step)
+
+
+@types.coroutine
+def _adrive(steps: Any, core: Any) -> Generator[Any, Any, Any]:
+    return (yield from steps)
+
+
+@types.coroutine
+def _afinish(core: Any, plan: Any, updates: Any = drivers.NO_UPDATES) -> Generator[Any, Any, Any]:
+    return (yield from core.finish(plan, updates)) if plan else None
+
+
+@contextlib.contextmanager
+def by_hand() -> Iterator[None]:
+    """In this block the drivers hand their steps to the test, and time is the test's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drivers, "adrive", _adrive)
+        patch.setattr(drivers, "afinish", _afinish)
+        for module in ("engine", "core", "backends.memcached.known"):
+            patch.setattr(f"cacheside.{module}.time", SimpleNamespace(monotonic=clock))
+        patch.setattr(health.logger(), "disabled", True)  # thousands of outages
+        # Each call counts as a task of one loop: that they share a thread is no recursion.
+        patch.setattr("cacheside.flight.running_loop", lambda: engine)
+        yield

@@ -1,0 +1,229 @@
+"""All interleavings of a small cast, depth first, each replayed from its beginning on a fresh key.
+
+Moves that touch nothing in common can be swapped without anybody noticing, so of all orders that differ only by such
+swaps one is run (sleep sets: Godefroid, "Partial-Order Methods for the Verification of Concurrent Systems", 1996,
+chapter 5). With `switches` only those are run in which a call is interrupted at most so many times (Musuvathi and
+Qadeer, "Iterative Context Bounding", 2007): most races need two or three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from .calls import LOSSES, Call, Fate, Move, Read, Written
+from .world import World
+
+STORE, CACHE, WRITES = "store", "cache", "completed writes"
+_ALL = frozenset((STORE, CACHE, WRITES))
+
+Choice = tuple[int, Fate]
+"""Who moves next, and how the move ends. After the calls of the cast come `drop` and `late`."""
+
+
+class Touch(NamedTuple):
+    """What a move reads and writes."""
+
+    reads: frozenset[str]
+    writes: frozenset[str]
+
+    def minds(self, other: Touch) -> bool:
+        """Whether the order of the two can matter."""
+        return bool(self.writes & (other.reads | other.writes) or other.writes & self.reads)
+
+
+class Cast(NamedTuple):
+    """Who plays, and what may go wrong, how often.
+
+    readers: the process of each; writers: process and kind of each. drops: how often what the key holds may be lost
+    (a writer's guard only as one of `lost_guards`). losses: commands that get lost, in any of the ways of `fates`.
+    """
+
+    readers: Sequence[int]
+    writers: Sequence[tuple[int, str]]
+    drops: int = 0
+    lost_guards: int = 0
+    crashes: int = 0
+    losses: int = 0
+    fates: tuple[Fate, ...] = LOSSES
+
+
+class Node:
+    """A state on the way, with what is still to be tried in it."""
+
+    __slots__ = ("asleep", "choices", "chosen", "goes_on", "interrupted", "last")
+
+    def __init__(self, choices: dict[Choice, Touch], asleep: dict[Choice, Touch], last: int, interrupted: int) -> None:
+        self.choices = choices
+        self.asleep = asleep
+        self.last = last
+        self.goes_on = any(number == last for number, _ in choices)
+        self.interrupted = interrupted
+        self.chosen: Choice | None = None
+
+
+class Play:
+    """One run of a cast."""
+
+    def __init__(self, place: object, cast: Cast) -> None:
+        processes = 1 + max([*cast.readers, *(process for process, _ in cast.writers)])
+        self.world = world = World(place, processes)  # type: ignore[arg-type]  # a Place
+        self.cast = cast
+        self.drops, self.lost_guards, self.losses, self.crashes = cast.drops, cast.lost_guards, cast.losses, cast.crashes
+        for process in cast.readers:
+            world.read(process)
+        for process, kind in cast.writers:
+            world.write(process, kind).advance()  # its beginning touches nothing
+        # Readers of a process share flights. Its writers share with them only what could not be delivered.
+        alone = [call.process for call in world.calls if call.reads or cast.losses]
+        self.alone = {process for process in alone if alone.count(process) == 1}
+        self.late_number, self.drop_number = len(world.calls), len(world.calls) + 1
+
+    def choices(self) -> dict[Choice, Touch]:
+        """What can happen now."""
+        found: dict[Choice, Touch] = {}
+        for number, call in enumerate(self.world.calls):
+            if not (call.live and call.ready):
+                continue
+            touch = self._touch(call)
+            found[number, Fate.DONE] = touch
+            if call.move is Move.COMMAND and self.losses:
+                for fate in self.cast.fates:
+                    found[number, fate] = touch
+            if self.crashes and isinstance(call, Written):
+                found[number, Fate.CRASH] = Touch(frozenset(), _ALL)
+        if self.world.late:
+            found[self.late_number, Fate.DONE] = Touch(frozenset(), frozenset((CACHE,)))
+        if (self.drops and self.world.droppable) or (self.lost_guards and self.world.look()[0] == "guard"):
+            found[self.drop_number, Fate.DONE] = Touch(frozenset(), frozenset((CACHE,)))
+        return found
+
+    def _touch(self, call: Call) -> Touch:
+        here = f"process {call.process.number}"
+        move, world = call.move, self.world
+        if move is Move.LOAD:
+            return Touch(frozenset((STORE,)), frozenset())
+        if move is Move.COMMIT:
+            return Touch(frozenset(), frozenset((STORE,)))
+        if move in (Move.RETURN, Move.HEAR, Move.WAKE):
+            return Touch(frozenset(), frozenset((here,)))
+        looks = move is not Move.COMMAND or world.place.looks(call.command)
+        if not call.reads:
+            writes = frozenset((WRITES, here)) if self.cast.losses else frozenset((WRITES,))
+            return Touch(frozenset((CACHE,)), writes if looks else writes | {CACHE})
+        if looks and world.look()[0]:
+            return Touch(frozenset((CACHE, WRITES)), frozenset((here,)))
+        return Touch(frozenset((WRITES,)), frozenset((CACHE, here)))
+
+    def make(self, choice: Choice) -> None:
+        """Let it happen."""
+        number, fate = choice
+        world = self.world
+        if number == self.late_number:
+            world.arrive_late()
+            return
+        if number == self.drop_number:
+            if world.droppable:
+                self.drops -= 1
+            else:
+                self.lost_guards -= 1
+            world.drop()
+            return
+        call = world.calls[number]
+        if fate is Fate.CRASH:
+            self.crashes -= 1
+            world.advance(call, fate)
+            return
+        if fate is not Fate.DONE:
+            self.losses -= 1
+        # A beginning and the end of a pause touch nothing but what the next command does, and come just before it.
+        while call.move in (Move.BEGIN, Move.POLL):
+            world.advance(call)
+        if call.live:
+            world.advance(call, fate)
+        # A writer is over as soon as its last command has been carried out, which is earlier than it can be in life;
+        # and how late a reader hears an answer matters only to those with whom it shares flights, if to anybody.
+        while call.move is Move.HEAR and (isinstance(call, Written) or call.process in self.alone or call.heard_by_none):
+            world.advance(call)
+
+
+class Count(NamedTuple):
+    """How many interleavings were run to their end, and whether these were all."""
+
+    runs: int
+    all: bool
+
+
+def explore(
+    place: object, cast: Cast, *, reduced: bool = True, switches: int | None = None, limit: int | None = None
+) -> Count:
+    """Run all interleavings of `cast`, at most `limit`.
+
+    Raises:
+        Violation: one of them breaks the promise.
+        AssertionError: somebody waits for ever.
+    """
+    reduced = reduced and switches is None
+    path: list[Node] = []
+    runs = 0
+    while limit is None or runs < limit:
+        play = Play(place, cast)
+        try:
+            runs += _run(play, path, reduced, switches)
+        finally:
+            play.world.dispose()
+        while path and not _next(path[-1], reduced):
+            path.pop()
+        if not path:
+            return Count(runs, all=True)
+    return Count(runs, all=False)
+
+
+def _run(play: Play, path: list[Node], reduced: bool, switches: int | None) -> bool:
+    """Follow `path`, then go on to the end. False: the rest has been seen already, in another order."""
+    world, asleep, last, interrupted = play.world, {}, -1, 0
+    depth = 0
+    while True:
+        if depth == len(path):
+            choices = play.choices()
+            if not choices:
+                stuck = [call.name for call in world.calls if call.live]
+                assert not stuck, f"{stuck} wait for ever:{world.story()}"
+                return True
+            node = Node(_bounded(choices, last, interrupted, switches), asleep, last, interrupted)
+            if not _next(node, reduced):
+                return False
+            path.append(node)
+        node = path[depth]
+        assert node.chosen is not None
+        touch = node.choices[node.chosen]
+        if reduced:
+            asleep = {choice: other for choice, other in node.asleep.items() if not other.minds(touch)}
+        if switches is not None:
+            interrupted = node.interrupted + (node.goes_on and node.chosen[0] != node.last)
+            last = node.chosen[0]
+        play.make(node.chosen)
+        depth += 1
+
+
+def _bounded(
+    choices: dict[Choice, Touch], last: int, interrupted: int, switches: int | None
+) -> dict[Choice, Touch]:
+    """Without those that would interrupt a call once too often; the one that goes on first."""
+    if switches is None:
+        return choices
+    on = {choice: touch for choice, touch in choices.items() if choice[0] == last}
+    return on if on and interrupted >= switches else {**on, **choices}
+
+
+def _next(node: Node, reduced: bool) -> bool:
+    """On to the next choice that is not asleep."""
+    if node.chosen is not None:
+        touch = node.choices.pop(node.chosen)
+        if reduced:
+            node.asleep[node.chosen] = touch
+    for choice in node.choices:
+        if choice not in node.asleep:
+            node.chosen = choice
+            return True
+    return False

@@ -1,0 +1,313 @@
+"""Where entries live. A *place* carries out the commands of a backend one at a time, on the real thing.
+
+What is asked of a backend is an *operation*: a generator of commands that is sent replies, as `wire.py` of each backend
+makes them. Between two of its commands anything may happen.
+"""
+
+from __future__ import annotations
+
+import itertools
+import socket
+from collections.abc import Generator
+from typing import Any, Protocol
+
+from cacheside import serializers
+from cacheside.backends.base import Backend, Capability, Size
+from cacheside.backends.memory import MemoryBackend
+from cacheside.backends.memcached import changes
+from cacheside.backends.memcached.marker import GUARD_FLAG
+from cacheside.backends.memcached.protocol import Protocol as MemcachedProtocol
+from cacheside.backends.memcached.replies import Inbox
+from cacheside.backends.memcached.ring import Ring
+from cacheside.backends.memcached.wire import VALUE_FLAG, Pause
+from cacheside.backends.redis import scripts
+from cacheside.backends.redis.wire import Protocol as RedisProtocol
+from cacheside.core import Core
+from cacheside.envelope import Codec, LiveCodec, WireCodec
+from cacheside.errors import CacheUnavailable
+from cacheside.testing import FakeClock
+from redis import Connection, exceptions
+from servers import HOST
+
+LEASE, HOLD = 1_000.0, 1_000_000.0  # seconds of a clock that only the test turns; on a server nothing expires by itself
+
+Operation = Generator[Any, Any, Any]
+
+clock = FakeClock()
+"""The time of everything in this package."""
+
+_keys = itertools.count(1)
+
+
+class Place(Protocol):
+    """One backend, and one key of it at a time."""
+
+    key: str
+    codec: Codec
+    lossy: bool
+    """Whether commands can get lost on the way."""
+
+    def renew(self) -> None:
+        """A key that nothing was ever done to."""
+
+    def core(self) -> Core:
+        """What a new process has."""
+
+    def operation(self, core: Core, verb: str, args: tuple[Any, ...]) -> Operation:
+        """The commands of one call of the backend by the process with this core."""
+
+    def execute(self, command: Any) -> Any:
+        """Carry out one command; the reply."""
+
+    def looks(self, command: Any) -> bool:
+        """Whether it is one that changes nothing, where the key holds anything."""
+
+    def failure(self, closed: bool) -> Exception:
+        """What is told instead of a reply: the connection was closed, or a time-out."""
+
+    def look(self) -> tuple[str, int | None]:
+        """What the key holds: "", "lease", "guard", or "value" with its version. Without changing anything."""
+
+    def drop(self) -> None:
+        """Expiry, eviction: the key holds nothing any more."""
+
+
+class Memory:
+    """In this process."""
+
+    lossy = False
+
+    def __init__(self) -> None:
+        self.codec: Codec = LiveCodec("", copies=False)
+        self.renew()
+
+    def renew(self) -> None:
+        self.key = "k"
+        self.backend = MemoryBackend(clock=clock)
+
+    def core(self) -> Core:
+        return Core("memory", self.backend, None, "", LEASE)
+
+    def operation(self, core: Core, verb: str, args: tuple[Any, ...]) -> Operation:
+        return (yield verb, args)
+
+    def execute(self, command: Any) -> Any:
+        verb, args = command
+        return getattr(self.backend, verb)(*args)
+
+    def looks(self, command: Any) -> bool:
+        return command[0] == "lookup"
+
+    def failure(self, closed: bool) -> Exception:
+        raise AssertionError("memory loses nothing")
+
+    def look(self) -> tuple[str, int | None]:
+        backend = self.backend
+        if (entry := backend._entries.get(self.key)) is not None:
+            return "value", entry.stored
+        if self.key in backend._guards:
+            return "guard", None
+        return ("lease" if self.key in backend._leases else ""), None
+
+    def drop(self) -> None:
+        for table in (self.backend._entries, self.backend._leases, self.backend._guards):
+            table.pop(self.key, None)
+
+
+class Stub:
+    """What a core wants to know of its backend. Commands do not go through it."""
+
+    aio = None
+
+    def __init__(self, protocol: Any, *capabilities: Capability) -> None:
+        self.protocol = protocol
+        self.server: Any = None  # of memcached: the connection, and the stamp of its opening
+        self.opened = 0
+        self.capabilities = frozenset(capabilities)
+
+    def size(self) -> Size:
+        return Size(None, None)
+
+
+def stub_core(label: str, protocol: Any, *capabilities: Capability) -> Core:
+    """A core over a `Stub`."""
+    stub: Any = Stub(protocol, *capabilities)
+    backend: Backend = stub
+    return Core(label, backend, stub, "", LEASE)
+
+
+class Redis:
+    """A Redis server, over one connection of ours: it carries out one command after the other anyway."""
+
+    lossy = True
+
+    def __init__(self, port: int) -> None:
+        self.codec: Codec = WireCodec(serializers.create("msgpack", None), "", (), None)
+        self._connection = Connection(port=port, protocol=2, socket_timeout=20)
+        self.renew()
+
+    def renew(self) -> None:
+        self.key = f"model:{next(_keys)}"
+
+    def core(self) -> Core:
+        return stub_core("redis", RedisProtocol(), "clear", "stores")
+
+    def operation(self, core: Core, verb: str, args: tuple[Any, ...]) -> Operation:
+        protocol: Any = core.backend.protocol  # type: ignore[union-attr]  # the stub's
+        if verb == "update":
+            key, token, _, stored, ttl = args
+            args = key, token, stored, ttl
+        return getattr(protocol, verb)(*args)
+
+    def execute(self, command: Any) -> Any:
+        self._connection.send_command(*command)
+        try:
+            return self._connection.read_response(disable_decoding=True)
+        except exceptions.NoScriptError:  # what the first run teaches the server must not make it differ from the next
+            self._connection.send_command("SCRIPT", "LOAD", _texts()[command[1]])
+            self._connection.read_response()
+            return self.execute(command)
+        except exceptions.ResponseError as error:
+            return error
+
+    def looks(self, command: Any) -> bool:
+        return "NX" in command
+
+    def failure(self, closed: bool) -> Exception:
+        return exceptions.ConnectionError("closed") if closed else exceptions.TimeoutError("no answer")
+
+    def look(self) -> tuple[str, int | None]:
+        stored = self.execute(("GET", self.key)) or b""
+        if stored[:1] == b"V":
+            return "value", self.codec.decode(stored[43:])
+        return {b"": "", b"L": "lease", b"W": "guard"}.get(stored[:1], "mark"), None
+
+    def drop(self) -> None:
+        self.execute(("DEL", self.key))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.disconnect()
+
+
+def _texts() -> dict[str, str]:
+    """The scripts by the names under which servers know them; as they are now, for a test may have changed one."""
+    return {each.sha: each.text for each in vars(scripts).values() if isinstance(each, scripts.Script)}
+
+
+class Memcached:
+    """A memcached server, over one socket of ours."""
+
+    lossy = True
+
+    def __init__(self, host: str, port: int) -> None:
+        # The expiry in an entry is for ttls in whole seconds: here nothing has one.
+        self.codec: Codec = WireCodec(serializers.create("msgpack", None), "", (), clock)
+        self._ring = Ring([f"{host}:{port}"])
+        self._socket = socket.create_connection((host, port), timeout=20)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.renew()
+
+    def renew(self) -> None:
+        self.key = f"model:{next(_keys)}"
+
+    def core(self) -> Core:
+        core = stub_core("memcached", MemcachedProtocol(self._ring, 1.0), "whole_seconds", "stores")
+        core.backend.server = self._socket  # type: ignore[union-attr]  # the stub's
+        return core
+
+    def operation(self, core: Core, verb: str, args: tuple[Any, ...]) -> Operation:
+        protocol: MemcachedProtocol = core.backend.protocol  # type: ignore[union-attr]  # the stub's
+        work: list[Any]
+        if verb == "guard":
+            keys, token, hold = args
+            work = [changes.Guarding(key, token, hold) for key in keys]
+        elif verb == "unguard":
+            work = [changes.Release(key, token) for key, token in args[0]]
+        elif verb == "invalidate":
+            work = [changes.Invalidation(key) for key in args[0]]
+        else:
+            if verb == "update":
+                key, _, proof, stored, ttl = args
+                args = key, proof, stored, ttl
+            _, operation = getattr(protocol, verb)(*args)
+            return (yield from self._carry_out(core.backend, operation))
+        failures = changes.Failures()
+        for _, operation in protocol.change(work):
+            try:
+                yield from self._carry_out(core.backend, operation)
+            except CacheUnavailable as error:
+                failures.add(error)
+        failures.check(work)
+        if verb == "guard":
+            return [change.proof for change in work]
+        return sum(change.lost for change in work) if verb == "unguard" else None
+
+    def _carry_out(self, stub: Any, operation: Any) -> Operation:
+        """As the transports do it; each process has one connection, which lives until the server restarts."""
+        result: Any = None
+        while True:
+            try:
+                command = operation.send(result)
+            except StopIteration as end:
+                return end.value
+            if isinstance(command, Pause):
+                result = None
+                continue
+            stale = stub.server is not self._socket
+            if command.before is not None and (stale or stub.opened >= command.before):
+                result = command.otherwise
+                continue
+            if stale and not command.again:
+                reply: Any = ConnectionResetError("closed")
+            else:
+                reply = yield command
+                if isinstance(reply, ConnectionResetError) and command.again:
+                    reply = yield command
+            if stale:
+                stub.server, stub.opened = self._socket, next(_keys)
+            if isinstance(reply, Exception):
+                raise CacheUnavailable(str(reply)) from reply
+            sent, replies = reply
+            result = command.decide(replies, sent, "server")
+
+    def execute(self, command: Any) -> Any:
+        return next(_keys), self._talk(command.data, command.replies)
+
+    def _talk(self, data: bytes, replies: int = 1) -> list[Any]:
+        self._socket.sendall(data)
+        inbox = Inbox(replies)
+        while not inbox.feed(self._socket.recv(65536)):
+            pass
+        return inbox.replies
+
+    def looks(self, command: Any) -> bool:
+        return command.data.startswith(b"mg ")
+
+    def failure(self, closed: bool) -> Exception:
+        return ConnectionResetError("closed") if closed else TimeoutError("no answer")
+
+    def look(self) -> tuple[str, int | None]:
+        (reply,) = self._talk(b"mg %b v f\r\n" % self.key.encode())
+        if not reply.line.startswith(b"VA"):
+            return "", None
+        if b" f" + VALUE_FLAG in reply.line:
+            return "value", self.codec.decode(reply.value)
+        return ("guard" if b" f" + GUARD_FLAG in reply.line else "lease" if not reply.value else "mark"), None
+
+    def drop(self) -> None:
+        self._talk(b"md %b\r\n" % self.key.encode())
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+
+def opened(request: Any) -> Place:
+    """The place that a fixture with the parameters "memory", "redis", "memcached" asks for; closed with the test."""
+    if request.param == "memory":
+        return Memory()
+    server = request.getfixturevalue(f"{request.param}_server")
+    place = Redis(server.port) if request.param == "redis" else Memcached(HOST, server.port)
+    request.addfinalizer(place.close)
+    return place

@@ -1,0 +1,136 @@
+"""The ways to read and write the rows through the cache: with cacheside, and by hand as the control."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from cacheside import Cache
+
+from .rows import Rows
+
+Write = Callable[[int, list[int]], int]
+AsyncWrite = Callable[[int, list[int]], Awaitable[int]]
+
+
+class Way(Protocol):
+    """Reads and writes. `writes` and `awrites` go by the kind of the write."""
+
+    read: Callable[[int], int]
+    aread: Callable[[int], Awaitable[int]]
+    writes: dict[str, Write]
+    awrites: dict[str, AsyncWrite]
+
+    def undelivered(self, key: int) -> bool:
+        """Whether an invalidation of `key` may not have arrived so far."""
+
+    def report(self) -> dict[str, int]:
+        """What it has counted."""
+
+    def close(self) -> None:
+        """Close the connections of the threads."""
+
+    async def aclose(self) -> None:
+        """Close the connections of the tasks."""
+
+
+class Decorated:
+    """Through cacheside.
+
+    Args:
+        options: url, namespace, lease, timeout, hold, kinds.
+        rows: the store.
+    """
+
+    def __init__(self, options: dict[str, Any], rows: Rows) -> None:
+        self.cache = cache = Cache(
+            options["url"], namespace=options["namespace"], lease=options["lease"], timeout=options["timeout"]
+        )
+        hold = options["hold"]
+        self.read: Callable[[int], int] = cache.cached(key="row:{key}")(rows.load)
+        self.aread: Callable[[int], Awaitable[int]] = cache.cached(key="row:{key}")(rows.aload)
+        kinds: dict[str, Callable[[], Callable[[Any], Any]]] = {
+            "plain": lambda: cache.invalidates("row:{key}"),
+            "strict": lambda: cache.invalidates("row:{key}", strict=True, hold=hold),
+            "updates": lambda: cache.updates(self.read, hold=hold),
+            "strict updates": lambda: cache.updates(self.read, strict=True, hold=hold),
+        }
+        self.writes: dict[str, Write] = {kind: kinds[kind]()(rows.write) for kind in options["kinds"]}
+        self.awrites: dict[str, AsyncWrite] = {kind: kinds[kind]()(rows.awrite) for kind in options["kinds"]}
+        self.close, self.aclose = cache.close, cache.aclose
+
+    def undelivered(self, key: int) -> bool:
+        """See `Way.undelivered`."""
+        core = self.cache._core
+        return core.pending.blocks(f"{core.prefix}row:{key}")
+
+    def report(self) -> dict[str, int]:
+        """See `Way.report`."""
+        stats = self.cache.stats()
+        names = ("undelivered", "pending", "guards_lost", "writes_refused", "updates", "updates_refused")
+        return {**stats.totals._asdict(), **{name: getattr(stats, name) for name in names}}
+
+
+class ByHand:
+    """The control: get, set and delete, as most people write it."""
+
+    def __init__(self, options: dict[str, Any], rows: Rows) -> None:
+        self._rows = rows
+        self._prefix = options["namespace"]
+        self.writes = {"plain": self.write}
+        self.awrites = {"plain": self.awrite}
+        if options["url"].startswith("redis:"):
+            import redis
+
+            self._client: Any = redis.Redis.from_url(options["url"])
+        else:
+            import pymemcache
+
+            address = options["url"].removeprefix("memcached://")
+            self._client = pymemcache.PooledClient(address, default_noreply=False, max_pool_size=64)
+
+    def read(self, key: int) -> int:
+        """Look in the cache; on a miss load and store."""
+        stored = self._client.get(f"{self._prefix}:{key}")
+        if stored is not None:
+            return int(stored)
+        version = self._rows.load(key)
+        self._client.set(f"{self._prefix}:{key}", str(version).encode())
+        return version
+
+    def write(self, key: int, done: list[int]) -> int:
+        """Write the store, then delete."""
+        version = self._rows.write(key, done)
+        self._client.delete(f"{self._prefix}:{key}")
+        return version
+
+    async def aread(self, key: int) -> int:
+        """`read`, awaitable; the client of threads does for the control."""
+        stored = await asyncio.to_thread(self._client.get, f"{self._prefix}:{key}")
+        if stored is not None:
+            return int(stored)
+        version = await self._rows.aload(key)
+        await asyncio.to_thread(self._client.set, f"{self._prefix}:{key}", str(version).encode())
+        return version
+
+    async def awrite(self, key: int, done: list[int]) -> int:
+        """`write`, awaitable."""
+        version = await self._rows.awrite(key, done)
+        await asyncio.to_thread(self._client.delete, f"{self._prefix}:{key}")
+        return version
+
+    def undelivered(self, key: int) -> bool:
+        """It would have raised."""
+        return False
+
+    def report(self) -> dict[str, int]:
+        """It counts nothing."""
+        return {}
+
+    def close(self) -> None:
+        """See `Way.close`."""
+        self._client.close()
+
+    async def aclose(self) -> None:
+        """There is nothing to close."""

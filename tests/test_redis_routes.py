@@ -1,0 +1,438 @@
+"""Where commands go on a cluster and behind Sentinel: the routes driven by hand, without a server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    ConnectionError,
+    MovedError,
+    NoScriptError,
+    ReadOnlyError,
+    ResponseError,
+    TimeoutError,
+    TryAgainError,
+)
+
+from cacheside import Cache, CacheUnavailable, ConfigurationError
+from cacheside.backends.base import Hit, Leased
+from cacheside.backends.redis import cluster
+from cacheside.backends.redis.cluster import ClusterRoute
+from cacheside.backends.redis.connections import several
+from cacheside.backends.redis.routes import OneServer, Send, Steps
+from cacheside.backends.redis.sentinel import SentinelRoute
+from cacheside.backends.redis.slots import SlotMap, slot_of
+from cacheside.backends.redis.wire import Protocol
+from cacheside.testing import FakeClock
+
+A, B, C = ("a", 1), ("b", 2), ("c", 3)
+HALVES = [[0, 8191, [b"a", 1, b"id"]], [8192, 16383, [b"b", 2, b"id"]]]
+SLOTS = ("CLUSTER", "SLOTS")
+MASTER = "GET-MASTER-ADDR-BY-NAME"
+ON_A, ON_B = "{2}", "{1}"  # keys of either half
+
+
+def walk(steps: Steps, *replies: Any) -> tuple[list[Send], Any]:
+    """Carry out steps, each reply the whole answer to one; returns what was sent, and the result or error."""
+    sent: list[Send] = []
+    left = list(replies)
+    answer = None
+    while True:
+        try:
+            sent.append(steps.send(answer))
+        except StopIteration as end:
+            assert left == []
+            return sent, end.value
+        except CacheUnavailable as error:
+            assert left == []
+            return sent, error
+        answer = left.pop(0)
+        answer = answer if isinstance(answer, list) else [answer]
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """The time of the routes."""
+    return FakeClock()
+
+
+@pytest.fixture
+def route(clock: FakeClock) -> ClusterRoute:
+    """A cluster of A and B that has been asked for its map."""
+    made = ClusterRoute(Protocol(), 1.0, "label", [A], clock)
+    sent, _ = walk(made.lookup(ON_A, 10), [HALVES], None)
+    assert [(each.address, each.commands[0][:2]) for each in sent] == [(A, SLOTS), (A, ("SET", ON_A))]
+    clock.advance(1)
+    return made
+
+
+def addresses(sent: list[Send]) -> list[Any]:
+    """Where it was sent, one server after another."""
+    return [each.address for each in sent]
+
+
+def names(sent: list[Send]) -> list[list[Any]]:
+    """The names of the commands that were sent together."""
+    return [[command[0] for command in each.commands] for each in sent]
+
+
+# --- the map ---
+
+
+def test_keys_for_the_tests() -> None:
+    """The two keys lie in different halves."""
+    assert slot_of(ON_A) < 8192 <= slot_of(ON_B)
+
+
+def test_map() -> None:
+    """Hosts as bytes or text, unknown ones (empty, None, "?") and gaps are understood."""
+    reply = [
+        [0, 9, [b"", 1, b"id"], ["name", 2, b"id", []]],
+        [10, 19, [None, 3, b"id", [b"hostname", b"x"]]],
+        [20, 29, [b"?", 4, b"id", [b"ip", b"10.0.0.1"]]],
+        [30, 39, [b"?", 5, b"id", []]],
+    ]
+    found = SlotMap(reply, ("asked", 9))
+    known = [found.master(slot) for slot in (0, 9, 10, 20, 30)]
+    assert known == [("asked", 1), ("asked", 1), ("asked", 3), ("10.0.0.1", 4), ("asked", 5)]
+    assert found.master(40) is None
+    assert found.masters() == [("asked", 1), ("asked", 3), ("10.0.0.1", 4), ("asked", 5)]
+    assert ("name", 2) in found.servers
+    found.moved(40, ("name", 2))
+    assert found.master(40) == ("name", 2)
+
+
+@pytest.mark.parametrize(
+    ("url", "alone", "found"),
+    [
+        ("redis+cluster://h", "redis://h", [("h", 6379)]),
+        ("rediss+cluster://u:p%40@h:1,[::1]:2?a=b", "rediss://u:p%40@h:1?a=b", [("h", 1), ("::1", 2)]),
+        ("redis+sentinel://h,i:3/shop/2", "redis://h/shop/2", [("h", 6379), ("i", 3)]),
+    ],
+)
+def test_several_hosts(url: str, alone: str, found: list[Any]) -> None:
+    """A URL with several hosts is one for the first of them, and all their addresses."""
+    assert several(url, 6379) == (alone, found)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis+cluster://",
+        "redis+cluster://u:s3cret@h,,i",
+        "redis+cluster://u:s3cret@h:1,i:x",
+        "redis+cluster://u:s3cret@h/1",
+        "redis+cluster://u:s3cret@h?db=1",
+        "redis+cluster://u:s3cret@h?sentinel_password=s3cret",
+        "redis+sentinel://u:s3cret@h",
+        "redis+sentinel://u:s3cret@h/",
+        "redis+sentinel://u:s3cret@h/shop/one",
+        "redis+sentinel://u:s3cret@h/shop?nonsense=1",
+        "redis+sentinel://u:s3cret@/shop",
+        "redis://u:s3cret@h,i/0",
+    ],
+)
+def test_bad_urls(url: str) -> None:
+    """What cannot work is refused at once, and no password is shown."""
+    with pytest.raises(ConfigurationError) as raised:
+        Cache(url)
+    assert "s3cret" not in str(raised.value)
+
+
+def test_names_show_no_password() -> None:
+    """A cache on several servers shows their addresses and nothing else of its URL."""
+    for url in (
+        "redis+cluster://u:s3cret@h:1,i:2",
+        "redis+sentinel://u:s3cret@h:1,i:2/shop/0?sentinel_password=s3cret",
+    ):
+        cache = Cache(url)
+        assert "s3cret" not in repr(cache) + repr(cache._core.backend)
+        assert "h:1,i:2" in repr(cache)
+
+
+# --- redirections ---
+
+
+def test_moved(route: ClusterRoute) -> None:
+    """The very same command goes on, the slot is remembered, and the map is asked for afterwards, once in a while."""
+    sent, answer = walk(route.lookup(ON_A, 10), MovedError(f"{slot_of(ON_A)} c:3"), None, [HALVES])
+    assert addresses(sent)[:2] == [A, C]
+    assert sent[0].commands == sent[1].commands
+    assert type(answer) is Leased
+    assert names(sent)[2] == ["CLUSTER"]
+    sent, _ = walk(route.lookup(ON_A, 10), MovedError(f"{slot_of(ON_A)} c:3"), None)
+    assert addresses(sent) == [A, C]
+    assert addresses(walk(route.lookup(ON_A, 10), None)[0]) == [C]
+
+
+def test_moved_without_a_host(route: ClusterRoute) -> None:
+    """An empty host is the one that was asked."""
+    sent, _ = walk(route.lookup(ON_A, 10), MovedError(f"{slot_of(ON_A)} :7"), None, [HALVES])
+    assert addresses(sent)[:2] == [A, ("a", 7)]
+
+
+def test_ask(route: ClusterRoute) -> None:
+    """The very same command goes on behind ASKING, this once: the map stays."""
+    sent, answer = walk(route.lookup(ON_A, 10), AskError(f"{slot_of(ON_A)} c:3"), [b"OK", None])
+    assert addresses(sent) == [A, C]
+    assert sent[1].commands == [("ASKING",), sent[0].commands[0]]
+    assert type(answer) is Leased
+    assert addresses(walk(route.lookup(ON_A, 10), None)[0]) == [A]
+
+
+def test_script_is_not_known_where_it_was_sent_on_to(route: ClusterRoute) -> None:
+    """A server that lacks the script gets its text, by the same way again."""
+    ask = AskError(f"{slot_of(ON_A)} c:3")
+    replies = [ask, [b"OK", NoScriptError("none")], ask, [b"OK", 1]]
+    sent, answer = walk(route.fill(ON_A, b"t" * 16, b"value", 60), *replies)
+    assert addresses(sent) == [A, C, A, C]
+    assert names(sent)[3] == ["ASKING", "EVAL"]
+    assert answer is True
+
+
+def test_redirections_end(route: ClusterRoute) -> None:
+    """A cluster that sends a command round and round gives an error, and a new map is asked for."""
+    moved = [MovedError(f"{slot_of(ON_A)} {name}:9") for name in ("x", "y", "x", "y", "x", "y")]
+    assert len(moved) == cluster.MOST_HOPS + 1
+    sent, error = walk(route.lookup(ON_A, 10), *moved, [HALVES])
+    assert isinstance(error, CacheUnavailable)
+    assert names(sent)[-1] == ["CLUSTER"]
+
+
+def test_divided_keys(route: ClusterRoute) -> None:
+    """Keys of a slot that are on both sides of its move are sent one by one; each result counts once."""
+    marks = [(f"{ON_A}{number}", "t" * 16) for number in range(3)]
+    replies = [TryAgainError("later"), [0, AskError(f"{slot_of(ON_A)} c:3"), 1], [b"OK", 1]]
+    sent, lost = walk(route.unguard(marks), *replies)
+    assert addresses(sent) == [A, A, C]
+    assert [len(each.commands) for each in sent] == [1, 3, 2]
+    assert lost == 2
+
+
+# --- many keys ---
+
+
+def test_grouped_by_slot(route: ClusterRoute) -> None:
+    """One command for each slot; those for one server are sent together, in bounded portions."""
+    keys = [*(f"{ON_A}{number}" for number in range(3)), "{3}x", ON_B]
+    sent, _ = walk(route.invalidate(keys), [1, 1], 1)
+    assert addresses(sent) == [A, B]
+    assert [command[3:] for each in sent for command in each.commands] == [tuple(keys[:3]), ("{3}x",), (ON_B,)]
+    steps, replies, portions = route.invalidate([f"key{number}" for number in range(5000)]), None, []
+    with suppress(StopIteration):
+        while True:
+            replies = [1] * len(steps.send(replies).commands)
+            portions.append(len(replies))
+    assert max(portions) == cluster.TOGETHER
+    assert len(portions) > 5
+
+
+@pytest.mark.parametrize("call", ["invalidate", "guard", "unguard"])
+def test_failed_keys(route: ClusterRoute, call: str) -> None:
+    """All servers are tried; the error has the keys that failed, and only those."""
+    calls: dict[str, Callable[[], Steps]] = {
+        "invalidate": lambda: route.invalidate([ON_A, ON_B]),
+        "guard": lambda: route.guard([ON_A, ON_B], "t" * 16, 10),
+        "unguard": lambda: route.unguard([(ON_A, "t" * 16), (ON_B, "t" * 16)]),
+    }
+    sent, error = walk(calls[call](), TimeoutError("slow"), 1, [HALVES])
+    assert addresses(sent)[:2] == [A, B]
+    assert error.keys == {ON_A}
+    assert error.sent is True
+    assert route.breaker(A).open
+    assert not route.breaker(B).open
+    sent, error = walk(calls[call](), 1)
+    assert addresses(sent) == [B]
+    assert error.keys == {ON_A}
+
+
+def test_nothing_was_sent(route: ClusterRoute) -> None:
+    """Where all servers are avoided the error says that nothing was sent; where one was asked, it does not."""
+    for address in (A, B):
+        route.breaker(address).failed("gone")
+    route._next_refresh = float("inf")
+    sent, error = walk(route.guard([ON_A, ON_B], "t" * 16, 10))
+    assert (sent, error.sent, error.keys) == ([], False, {ON_A, ON_B})
+    route.breaker(B).succeeded()
+    _, error = walk(route.guard([ON_A, ON_B], "t" * 16, 10), 1)
+    assert (error.sent, error.keys) == (True, {ON_A})
+
+
+def test_second_batch_of_one_server() -> None:
+    """A refusal to send what comes second does not hide that something has been sent."""
+    route = OneServer(Protocol(), 1.0, "label")
+    keys = [f"key{number}" for number in range(1500)]
+    _, error = walk(route.guard(keys, "t" * 16, 10), 1, CacheUnavailable("no connection", sent=False))
+    assert error.sent is True
+    _, error = walk(route.guard(keys, "t" * 16, 10), CacheUnavailable("no connection", sent=False))
+    assert error.sent is False
+
+
+def test_no_token_is_made_for_nothing(route: ClusterRoute) -> None:
+    """A lookup that its breaker refuses has no token; one that was sent and lost is remembered."""
+    route.breaker(A).failed("gone")
+    route._next_refresh = float("inf")
+    for _ in range(5):
+        assert isinstance(walk(route.lookup(ON_A, 10))[1], CacheUnavailable)
+    assert len(route.protocol._lost) == 0
+    walk(route.lookup(ON_B, 10), TimeoutError("slow"))
+    assert len(route.protocol._lost) == 1
+
+
+def test_cancelled_lookup_is_remembered(route: ClusterRoute) -> None:
+    """A caller that goes away in the middle leaves word of the token it may have planted."""
+    steps = route.lookup(ON_A, 10)
+    next(steps)
+    steps.close()
+    assert len(route.protocol._lost) == 1
+
+
+# --- when the map is asked for ---
+
+
+@pytest.mark.parametrize("reply", [TimeoutError("slow"), ClusterDownError("down"), ReadOnlyError("replica")], ids=str)
+def test_signs(route: ClusterRoute, reply: Exception) -> None:
+    """No answer, and answers that a server gives which has lost its slots, make the caller ask for a new map."""
+    sent, error = walk(route.release(ON_A, b"t" * 16), reply, [HALVES])
+    assert names(sent)[1] == ["CLUSTER"]
+    assert isinstance(error, CacheUnavailable)
+
+
+def test_open_breaker_is_a_sign(route: ClusterRoute, clock: FakeClock) -> None:
+    """While a server is avoided the map is asked for again and again, until its keys are elsewhere."""
+    route.breaker(A).failed("gone")
+    sent, error = walk(route.lookup(ON_A, 10), [HALVES])
+    assert names(sent) == [["CLUSTER"]]
+    assert addresses(sent) == [B]
+    assert "gone" in str(error)
+    assert names(walk(route.lookup(ON_A, 10))[0]) == []
+    clock.advance(cluster.REFRESH_EVERY)
+    walk(route.lookup(ON_A, 10), [[[0, 16383, [b"b", 2, b"id"]]]])
+    assert addresses(walk(route.lookup(ON_A, 10), None)[0]) == [B]
+
+
+def test_a_usual_error_is_no_sign(route: ClusterRoute) -> None:
+    """An error that says nothing of slots is the caller's."""
+    sent, error = walk(route.release(ON_A, b"t" * 16), ResponseError("ERR no"))
+    assert len(sent) == 1
+    assert "ERR no" in str(error)
+    assert not route.breaker(A).open
+
+
+def test_closed_connection_is_tried_again(route: ClusterRoute) -> None:
+    """A pooled connection that was closed costs a second try, with a token of its own, and opens no breaker."""
+    sent, answer = walk(route.lookup(ON_A, 10), ConnectionError("closed"), None, [HALVES])
+    assert addresses(sent)[:2] == [A, A]
+    assert sent[0].commands != sent[1].commands
+    assert type(answer) is Leased
+    assert not route.breaker(A).open
+
+
+def test_one_asks_for_the_map() -> None:
+    """While one caller asks for the first map, others do not wait for it: any server sends their commands on."""
+    route = ClusterRoute(Protocol(), 1.0, "label", [A, B], FakeClock())
+    first = route.lookup(ON_A, 10)
+    assert next(first).commands == (SLOTS,)
+    sent, answer = walk(route.lookup(ON_B, 10), MovedError(f"{slot_of(ON_B)} b:2"), None)
+    assert names(sent) == [["SET"], ["SET"]]
+    assert type(answer) is Leased
+    first.close()
+
+
+def test_seeds_that_are_gone() -> None:
+    """Servers in the URL that do not answer are passed over; none at all is an outage."""
+    route = ClusterRoute(Protocol(), 1.0, "label", [C, ("d", 4)], FakeClock())
+    gone = ConnectionError("refused")
+    sent, answer = walk(route.lookup(ON_A, 10), gone, gone, [HALVES], None)
+    assert names(sent) == [["CLUSTER"], ["CLUSTER"], ["CLUSTER"], ["SET"]]
+    assert type(answer) is Leased
+    route = ClusterRoute(Protocol(), 1.0, "label", [A], FakeClock())
+    _, error = walk(route.lookup(ON_A, 10), gone, gone)
+    assert "refused" in str(error)
+
+
+def test_asking_for_the_map_is_bounded(clock: FakeClock) -> None:
+    """A caller that has waited for a time-out leaves the other servers to the next caller."""
+    route = ClusterRoute(Protocol(), 1.0, "label", [(f"s{number}", 1) for number in range(9)], clock)
+    steps = route._refresh()
+    next(steps)
+    clock.advance(1.5)
+    with pytest.raises(StopIteration):
+        steps.send([TimeoutError("slow")])
+
+
+def test_no_cluster() -> None:
+    """A server that is none is a mistake in the URL, and said so: each would be an island."""
+    route = ClusterRoute(Protocol(), 1.0, "label", [A], FakeClock())
+    steps = route.lookup(ON_A, 10)
+    next(steps)
+    with pytest.raises(ConfigurationError, match="redis://"):
+        steps.send([ResponseError("ERR This instance has cluster support disabled")])
+
+
+def test_clear_looks_twice(route: ClusterRoute) -> None:
+    """A clear goes over all masters twice, since keys may move meanwhile from one to the other."""
+    key = ON_B.encode()
+    replies = [[HALVES], [[b"0", [key]]], 1, [[b"0", []]], [[b"0", []]], [[b"0", []]]]
+    sent, _ = walk(route.clear("{"), *replies)
+    assert [name for each in names(sent) for name in each] == ["CLUSTER", "SCAN", "EVALSHA", "SCAN", "SCAN", "SCAN"]
+    assert addresses(sent)[1:] == [A, B, B, A, B]
+    sent, error = walk(route.clear(None), [HALVES], TimeoutError("slow"), b"OK", b"OK")
+    assert addresses(sent)[1:] == [A, B, B]
+    assert (error.keys, "slow" in str(error)) == (None, True)
+
+
+# --- Sentinel ---
+
+
+@pytest.fixture
+def behind(clock: FakeClock) -> SentinelRoute:
+    """A service whose master is A."""
+    made = SentinelRoute(Protocol(), 1.0, "label", "shop", [C], clock)
+    sent, _ = walk(made.lookup("k", 10), [[b"a", b"1"]], None)
+    assert [(each.address, each.commands[0][:2]) for each in sent] == [(C, ("SENTINEL", MASTER)), (A, ("SET", "k"))]
+    return made
+
+
+def test_demoted_master(behind: SentinelRoute) -> None:
+    """READONLY means that nothing was carried out: the same command goes to the master that the sentinels name now."""
+    sent, answer = walk(behind.lookup("k", 10), ReadOnlyError("replica"), [[b"b", b"2"]], None)
+    assert addresses(sent) == [A, C, B]
+    assert sent[0].commands == sent[2].commands
+    assert type(answer) is Leased
+    assert addresses(walk(behind.lookup("k", 10), b"V" + b"t" * 42 + b"value")[0]) == [B]
+
+
+def test_replica_is_never_read(behind: SentinelRoute) -> None:
+    """Where the sentinels know no better, a lookup fails: what a replica holds may have been invalidated."""
+    sent, error = walk(behind.lookup("k", 10), ReadOnlyError("replica"), [[b"a", b"1"]])
+    assert names(sent) == [["SET"], ["SENTINEL"]]
+    assert "READONLY" in str(error)
+
+
+def test_master_is_asked_for_once_in_a_while(behind: SentinelRoute, clock: FakeClock) -> None:
+    """No answer, and an open breaker, make one caller in a while ask the sentinels; then the next call goes there."""
+    sent, error = walk(behind.invalidate(["k"]), TimeoutError("slow"), [[b"a", b"1"]])
+    assert names(sent) == [["EVALSHA"], ["SENTINEL"]]
+    assert isinstance(error, CacheUnavailable)
+    assert walk(behind.invalidate(["k"]))[0] == []
+    clock.advance(1)
+    assert names(walk(behind.invalidate(["k"]), [[b"b", b"2"]])[0]) == [["SENTINEL"]]
+    assert addresses(walk(behind.invalidate(["k"]), 1)[0]) == [B]
+
+
+def test_sentinels_that_do_not_know() -> None:
+    """A sentinel that does not answer, or does not know the service, is passed over; none that knows is an outage."""
+    route = SentinelRoute(Protocol(), 1.0, "label", "shop", [A, B], FakeClock())
+    refused = ConnectionError("refused")
+    sent, answer = walk(route.lookup("k", 10), refused, refused, [[b"c", b"3"]], b"V" + b"t" * 42 + b"value")
+    assert addresses(sent)[-1] == C
+    assert type(answer) is Hit
+    route = SentinelRoute(Protocol(), 1.0, "label", "shop", [A, B], FakeClock())
+    _, error = walk(route.lookup("k", 10), None, None)
+    assert "'shop'" in str(error)
