@@ -37,6 +37,7 @@ class Breaker:
         """Nothing but probes may be sent: ask `admit`."""
         self._wait = FIRST
         self._next_probe = 0.0
+        self._probing = False
         self._reason = ""
         self.after_fork()
         forks.register(self)
@@ -60,18 +61,18 @@ class Breaker:
                     f"{self._name} is not asked, since it failed a moment ago: {self._reason}", sent=False
                 )
             # This caller is the probe. Should it vanish without a word, the next may try after that.
-            self._next_probe = now + self._timeout + self._wait
+            self._next_probe, self._probing = now + self._timeout + self._wait, True
 
     def succeeded(self) -> None:
         """The server answered, be it with an error."""
         if self.open:
             with self._lock:
-                self.open, self._wait = False, FIRST
+                self.open, self._wait, self._probing = False, FIRST, False
 
     def failed(self, reason: object) -> None:
         """No answer came, or no connection. Not for a command that its caller gave up."""
         with self._lock:
-            if self.open:
+            if self.open and self._probing:  # else it is one more that was under way when the breaker opened
                 self._wait = min(self._wait * 2, LONGEST)
-            self.open, self._reason = True, str(reason)
+            self.open, self._probing, self._reason = True, False, str(reason)
             self._next_probe = self._clock() + self._wait * random.uniform(0.5, 1.0)

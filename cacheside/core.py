@@ -81,14 +81,14 @@ class Core:
             raise
         if type(answer) is Failed:
             if getattr(answer.error, "sent", True):
-                yield from self.finish(marked)
+                yield from self.finish(marked, begun=False)
             self.failed(answer.error)
             return answer
         self.recovered()
         plan.update(marked)
         return dict(zip(plan, answer, strict=True))
 
-    def finish(self, plan: Plan, updates: Mapping[str, Update] = NO_UPDATES) -> Steps:
+    def finish(self, plan: Plan, updates: Mapping[str, Update] = NO_UPDATES, begun: bool = True) -> Steps:
         """A write is over: put in the values of `updates`, take back the other marks of `plan`, invalidate the rest.
 
         What fails is pending: bypassed until it succeeds. What is pending already is not sent along: a part of the
@@ -96,18 +96,23 @@ class Core:
 
         An update that was refused or unanswered is a release: had the value been accepted after all, the release finds
         no mark and drops it.
+
+        Args:
+            begun: False if the marks of `plan` may never have been placed: that one is missing then says nothing.
         """
         left = dict(plan)
         try:
             for key, update in updates.items():
                 if (yield from self._update(key, str(left[key]), update)):
                     del left[key]
-            failures = yield from self._tell(Snapshot(0, *_parts(left), False))
+            failures, lost = yield from self._tell(Snapshot(0, *_parts(left), False))
         except BaseException:  # cancelled in it: whether it arrived is not known, so it counts as failed
             self.undelivered(left)
             raise
         failed = {key for failure in failures for key in failure.keys}
         self.book.invalidations += len(left.keys() - failed)
+        if begun:
+            self.book.guards_lost += lost
         if failures:
             self.undelivered({key: left[key] for key in failed})
             for failure in failures:
@@ -141,7 +146,7 @@ class Core:
             if "clear" in self.capabilities:  # else only `cache.clear(everything=True)` helps; the log has said so
                 yield from self._clear(self.prefix or None, due)
             return None
-        failures = yield from self._tell(due)
+        failures, _ = yield from self._tell(due)  # a mark that is missing may have been taken back by a lost command
         failed = {key for failure in failures for key in failure.keys}
         for failure in failures:
             self.failed(failure.error)
@@ -151,9 +156,9 @@ class Core:
         self.pending.settle(due, but=failed)
         return None
 
-    def _tell(self, what: Snapshot) -> Generator[Step, Any, list[_Failure]]:
-        """Invalidate keys and take back marks; returns what failed."""
-        failures = []
+    def _tell(self, what: Snapshot) -> Generator[Step, Any, tuple[list[_Failure], int]]:
+        """Invalidate keys and take back marks; returns what failed, and how many marks were not there any more."""
+        failures, lost = [], 0
         for verb, items, keys in (
             ("invalidate", what.keys, what.keys),
             ("unguard", what.marks, [key for key, _ in what.marks]),
@@ -164,8 +169,8 @@ class Core:
                     known = getattr(answer.error, "keys", None) or ()
                     failures.append(_Failure(answer.error, frozenset(keys).intersection(known) or frozenset(keys)))
                 elif verb == "unguard":
-                    self.book.guards_lost += answer
-        return failures
+                    lost += answer
+        return failures, lost
 
     def clear(self, prefix: str | None) -> Steps:
         """Drop all keys that begin with `prefix`; None: everything.

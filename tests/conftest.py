@@ -28,11 +28,18 @@ SERVER_FIXTURES = frozenset({
     "redis_cluster", "redis_sentinel", "redis_server", "valkey_server",
 })  # fmt: skip
 
+PROOFS = (
+    "test_check", "test_faults", "test_fuzz", "test_interleavings", "test_memcached_races", "test_model",
+    "test_mutations", "test_outage", "test_races", "test_redis_cluster", "test_redis_sentinel",
+)  # fmt: skip
+
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what uses a server."""
+    """Mark what uses a server, and what proves a protocol."""
     for item in items:
+        if item.path.name.startswith(PROOFS):
+            item.add_marker(pytest.mark.proof)
         if SERVER_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.server)
 

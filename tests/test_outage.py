@@ -15,7 +15,7 @@ from servers import MemcachedServer, RedisServer
 from cacheside import breaker
 from cacheside.breaker import Breaker
 
-pytestmark = [pytest.mark.server, pytest.mark.proof]
+pytestmark = pytest.mark.server
 
 AnyServer = RedisServer | MemcachedServer
 

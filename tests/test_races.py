@@ -12,8 +12,6 @@ from servers import PostgresServer
 
 PROCESSES, CALLERS = 8, 3
 
-pytestmark = pytest.mark.proof
-
 
 @pytest.fixture(
     params=[

@@ -21,7 +21,7 @@ from redis.exceptions import (
 
 from cacheside import Cache, CacheUnavailable, ConfigurationError
 from cacheside.backends.base import Hit, Leased
-from cacheside.backends.redis import cluster
+from cacheside.backends.redis import cluster, sentinel
 from cacheside.backends.redis.cluster import ClusterRoute
 from cacheside.backends.redis.connections import several
 from cacheside.backends.redis.routes import OneServer, Send, Steps
@@ -392,10 +392,11 @@ def test_clear_looks_twice(route: ClusterRoute) -> None:
 
 @pytest.fixture
 def behind(clock: FakeClock) -> SentinelRoute:
-    """A service whose master is A."""
+    """A service whose master is A, named a moment ago."""
     made = SentinelRoute(Protocol(), 1.0, "label", "shop", [C], clock)
     sent, _ = walk(made.lookup("k", 10), [[b"a", b"1"]], None)
     assert [(each.address, each.commands[0][:2]) for each in sent] == [(C, ("SENTINEL", MASTER)), (A, ("SET", "k"))]
+    clock.advance(sentinel.REFRESH_EVERY)
     return made
 
 
@@ -421,9 +422,19 @@ def test_master_is_asked_for_once_in_a_while(behind: SentinelRoute, clock: FakeC
     assert names(sent) == [["EVALSHA"], ["SENTINEL"]]
     assert isinstance(error, CacheUnavailable)
     assert walk(behind.invalidate(["k"]))[0] == []
-    clock.advance(1)
+    clock.advance(sentinel.REFRESH_EVERY)
     assert names(walk(behind.invalidate(["k"]), [[b"b", b"2"]])[0]) == [["SENTINEL"]]
     assert addresses(walk(behind.invalidate(["k"]), 1)[0]) == [B]
+
+
+def test_master_is_confirmed(behind: SentinelRoute, clock: FakeClock) -> None:
+    """An old master that still says it is one is left a second after the sentinels have another."""
+    clock.advance(sentinel.CONFIRM_EVERY)
+    first = behind.release("k", b"t" * 16)
+    assert next(first).address == C
+    assert addresses(walk(behind.release("k", b"t" * 16), 1)[0]) == [A]  # the others do not wait for it
+    assert first.send([[b"b", b"2"]]).address == B
+    assert addresses(walk(behind.release("k", b"t" * 16), 1)[0]) == [B]
 
 
 def test_sentinels_that_do_not_know() -> None:

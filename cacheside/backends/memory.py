@@ -163,7 +163,7 @@ class MemoryBackend:
             self._drop(keys)
 
     def guard(self, keys: Sequence[str], token: str, hold: float) -> Sequence[Any]:
-        """See `Backend.guard`. The token is the proof."""
+        """See `Backend.guard`. The token is proof enough: None stands for it."""
         with self._lock:
             for key in keys:
                 guard = self._guard(key)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from .calls import LOSSES, Call, Fate, Move, Read, Written
-from .world import World
+from .world import Violation, World
 
 STORE, CACHE, WRITES = "store", "cache", "completed writes"
 _ALL = frozenset((STORE, CACHE, WRITES))
@@ -87,7 +87,7 @@ class Play:
                 continue
             touch = self._touch(call)
             found[number, Fate.DONE] = touch
-            if call.move is Move.COMMAND and self.losses:
+            if call.move in (Move.BEGIN, Move.POLL, Move.COMMAND) and self.losses:
                 for fate in self.cast.fates:
                     found[number, fate] = touch
             if self.crashes and isinstance(call, Written):
@@ -134,11 +134,12 @@ class Play:
             self.crashes -= 1
             world.advance(call, fate)
             return
-        if fate is not Fate.DONE:
-            self.losses -= 1
         # A beginning and the end of a pause touch nothing but what the next command does, and come just before it.
         while call.move in (Move.BEGIN, Move.POLL):
             world.advance(call)
+        if call.move is not Move.COMMAND:
+            fate = Fate.DONE
+        self.losses -= fate is not Fate.DONE
         if call.live:
             world.advance(call, fate)
         # A writer is over as soon as its last command has been carried out, which is earlier than it can be in life;
@@ -170,6 +171,9 @@ def explore(
         play = Play(place, cast)
         try:
             runs += _run(play, path, reduced, switches)
+        except Violation as violation:
+            violation.runs = runs + 1
+            raise
         finally:
             play.world.dispose()
         while path and not _next(path[-1], reduced):

@@ -6,7 +6,6 @@ seen; `switches` bounds the search (see `explore.py`), which then is the same wi
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
@@ -116,7 +115,7 @@ def _tombstone_redis(patch: Patch) -> None:
 
     patch.setattr(redis_wire.Protocol, "lookup", lookup)
     _replace_script(patch, "FILL", "if (s=='L' or s=='V') and string.sub(h,2,17)==ARGV[1] then", "if s~='T' then")
-    _replace_script(patch, "INVALIDATE", "drop(k)", "redis.call('SET',k,'T','PX',10000)")
+    _replace_script(patch, "INVALIDATE", "do drop(k)", "do redis.call('SET',k,'T','PX',10000)")
 
 
 def _tombstone_memcached(patch: Patch) -> None:
@@ -180,7 +179,7 @@ def _delete_memory(patch: Patch) -> None:
 
 
 def _delete_redis(patch: Patch) -> None:
-    _replace_script(patch, "INVALIDATE", "drop(k)", "redis.call('UNLINK',k)")
+    _replace_script(patch, "INVALIDATE", "do drop(k)", "do redis.call('UNLINK',k)")
 
 
 def _delete_memcached(patch: Patch) -> None:
@@ -224,24 +223,23 @@ def _only_me_memcached(patch: Patch) -> None:
 
 
 # ---- the same token sent again ----------------------------------------------------------------------------------------
-def _lease_again(patch: Patch) -> None:
-    tokens = itertools.count()
-    # The two attempts of one lookup make two tokens, one after the other: here they are the same.
-    patch.setattr(redis_wire, "_token", lambda: b"%016d" % (next(tokens) // 2))
+def _sent_again(verb: str) -> Callable[[Patch], None]:
+    """The command goes out once more with the same bytes when its connection was closed."""
 
+    def breaks(patch: Patch) -> None:
+        def again(self: Any, *args: Any) -> Generator[Any, Any, Any]:
+            steps = real(self, *args)
+            reply = None
+            try:
+                while True:
+                    reply = yield from redis_wire._twice(steps.send(reply))
+            except StopIteration as end:
+                return end.value
 
-def _guard_again(patch: Patch) -> None:
-    def guard(self: Any, keys: Sequence[str], token: str, hold: float) -> Generator[Any, Any, Any]:
-        steps = real(self, keys, token, hold)
-        reply = None
-        try:
-            while True:
-                reply = yield from redis_wire._twice(steps.send(reply))
-        except StopIteration as end:
-            return end.value
+        real = getattr(redis_wire.Protocol, verb)
+        patch.setattr(redis_wire.Protocol, verb, again)
 
-    real = redis_wire.Protocol.guard
-    patch.setattr(redis_wire.Protocol, "guard", guard)
+    return breaks
 
 
 # ---- delete before commit ---------------------------------------------------------------------------------------------
@@ -306,12 +304,12 @@ MUTATIONS = (
     ),
     Mutation(
         "lease token sent again",
-        {REDIS: _lease_again},
+        {REDIS: _sent_again("lookup")},
         Cast([0], [(1, "plain")], losses=1, fates=(Fate.CLOSED_LATE,)),
     ),
     Mutation(
         "guard token sent again",
-        {REDIS: _guard_again},
+        {REDIS: _sent_again("guard")},
         Cast([0], [(1, "updates"), (2, "plain")], losses=1, lost_guards=1, fates=(Fate.CLOSED_LATE,)),
     ),
     Mutation(

@@ -22,6 +22,9 @@ KINDS = {"plain": PLAIN, "strict": STRICT, "updates": UPDATES}
 class Violation(AssertionError):
     """The promise was broken."""
 
+    runs = 0
+    """How many interleavings it took to see that."""
+
 
 class Process:
     """One process of the application."""

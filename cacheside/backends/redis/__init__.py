@@ -53,7 +53,9 @@ class RedisBackend(SyncRedis):
         breaker = route.breaker(OneServer.HERE)
         self._set_up(
             route,
-            None if client is None else (lambda _: SyncServer(route.label, breaker, client.connection_pool, None)),
+            None
+            if client is None
+            else (lambda _: SyncServer(route.label, breaker, lambda: client.connection_pool, None)),
             None
             if aclient is None
             else (lambda _: AsyncServer(route.label, breaker, lambda: aclient.connection_pool, None, None)),

@@ -84,7 +84,8 @@ class Connections:
 
     def plain(self, name: str, breaker: Breaker, address: Address | None = None) -> SyncServer:
         """The server of the URL, or the one at `address`, for plain code; no I/O."""
-        return SyncServer(name, breaker, ConnectionPool(**{**self._plain, **_at(address)}), self._limit)
+        make_pool = partial(ConnectionPool, **{**self._plain, **_at(address)})
+        return SyncServer(name, breaker, make_pool, self._limit)
 
     def aio(self, name: str, breaker: Breaker, address: Address | None = None) -> AsyncServer:
         """The same for async code."""

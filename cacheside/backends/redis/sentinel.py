@@ -1,8 +1,13 @@
 """Redis behind Sentinel: all keys on one server, the master, which may become another one at any time. Pure.
 
-The sentinels say who is the master. It is asked for again when the one that is known gives no answer, and when it says
+The sentinels say who is the master. They are asked again when the one that is known gives no answer, and when it says
 READONLY: then it has been demoted. That command has not been carried out, so it may go to the new master as it is.
 Replicas are never read: they may be behind what was invalidated.
+
+After a failover an old master that is alive goes on as one for about ten seconds, until a sentinel demotes it. What is
+invalidated there is lost, and what is read there may have been invalidated at the new one. So the sentinels are asked
+every `CONFIRM_EVERY` seconds in any case. The race that is left open: for so long, one process may still use the old
+master, another the new one already; then the ttl is the bound.
 
 Source: redis.io, "Guidelines for Redis clients with support for Redis Sentinel".
 """
@@ -21,7 +26,8 @@ from ...errors import CacheUnavailable
 from .routes import Address, OneServer, Send, Steps, question
 from .wire import Operation, Protocol
 
-REFRESH_EVERY = 0.5  # seconds
+REFRESH_EVERY = 0.5  # seconds, while something says that there is another master
+CONFIRM_EVERY = 1.0  # seconds, while nothing does
 
 
 class SentinelRoute(OneServer):
@@ -50,7 +56,7 @@ class SentinelRoute(OneServer):
         self._service = service
         self._clock = clock
         self._master: Address | None = None
-        self._next_refresh = float("-inf")
+        self._asked = float("-inf")  # when the sentinels were, for the last time
         self.after_fork()
         forks.register(self)
 
@@ -69,7 +75,9 @@ class SentinelRoute(OneServer):
 
     def run(self, operation: Operation) -> Steps:
         """Carry out an operation on the master."""
-        master = self._master or (yield from self._find())
+        master = self._master
+        if master is None or (self._clock() - self._asked >= CONFIRM_EVERY and self._due(CONFIRM_EVERY)):
+            master = yield from self._find()
         if master is None:
             raise CacheUnavailable(f"{self.label}: no sentinel answers with a master for {self._service!r}")
         reply = None
@@ -95,19 +103,23 @@ class SentinelRoute(OneServer):
             operation.close()  # cancelled in a step: it notes what it may have planted
 
     def _another(self, master: Address) -> Steps:
-        """The master, after a sign that it is not `master` any more. One caller asks for it in a while."""
-        if self._master == master:
-            with self._lock:
-                due = self._clock() >= self._next_refresh
-                if due:
-                    self._next_refresh = self._clock() + REFRESH_EVERY
-            if due:
-                yield from self._find()
+        """The master, after a sign that it is not `master` any more."""
+        if self._master == master and self._due(REFRESH_EVERY):
+            yield from self._find()
         return self._master
+
+    def _due(self, every: float) -> bool:
+        """Whether this caller has to ask the sentinels: one does in so many seconds, and nobody waits for it."""
+        with self._lock:
+            now = self._clock()
+            due = now - self._asked >= every
+            if due:
+                self._asked = now
+            return due
 
     def _find(self) -> Steps:
         """Ask the sentinels for the master, until one knows. It takes less than two time-outs."""
-        begun = self._clock()
+        begun = self._asked = self._clock()
         sentinels = list(self.sentinels)
         random.shuffle(sentinels)  # one of them may be cut off and know no better
         for address in sorted(sentinels, key=lambda each: self.breaker(each).open):

@@ -38,20 +38,22 @@ class SyncServer:
     Args:
         name: how errors call it.
         breaker: shared with the other colour.
-        pool: redis-py's; it fails rather than waits where it has no connection to give.
+        make_pool: makes redis-py's pool, or gives that of a user's client; it fails rather than waits where it has no
+            connection to give.
         limit: how many connections it has; None: it is the pool of a user's client, not ours to bound or to close.
     """
 
-    def __init__(self, name: str, breaker: Breaker, pool: Any, limit: int | None) -> None:
+    def __init__(self, name: str, breaker: Breaker, make_pool: Callable[[], Any], limit: int | None) -> None:
         self._name = name
         self._breaker = breaker
-        self._pool = pool
+        self._make_pool = make_pool
         self._limit = limit
         self.after_fork()
         forks.register(self)
 
     def after_fork(self) -> None:
-        """The pool forgets the parent's connections by itself."""
+        """A new pool: a thread of the parent may have held the lock of the old one. (A user's is the user's.)"""
+        self._pool = self._make_pool()
         self._turns = None if self._limit is None else threading.BoundedSemaphore(self._limit)
 
     def exchange(self, commands: Sequence[Command], probe: bool) -> list[Any]:
