@@ -114,7 +114,7 @@ class Core:
         if begun:
             self.book.guards_lost += lost
         if failures:
-            self.undelivered({key: left[key] for key in failed})
+            self.undelivered({key: mark for key, mark in left.items() if key in failed})
             for failure in failures:
                 self.failed(failure.error)
         else:

@@ -31,6 +31,9 @@ def make(url: str, namespace: str, timeout: float = 5.0) -> Cache:
 
 def ended(child: Any) -> None:
     child.join(30)
+    if child.exitcode is None:
+        child.kill()
+        raise AssertionError("the child hangs")
     assert child.exitcode == 0, child.exitcode
 
 
@@ -246,12 +249,11 @@ def locked(url: str, namespace: str) -> None:
 
     child = fork.Process(target=child_main)
     child.start()
-    child.join(10)
-    stop.set()
-    thread.join(10)
-    if child.exitcode is None:
-        child.kill()
-    ended(child)
+    try:
+        ended(child)
+    finally:
+        stop.set()
+        thread.join(10)
     cache.close()
 
 

@@ -14,8 +14,9 @@ from adapter import Adapter
 from colours import Colour
 from servers import HOST, RedisServer
 
-from cacheside import Cache
+from cacheside import Cache, CacheUnavailable
 from cacheside.backends import create
+from cacheside.backends.redis.routes import Send, Steps
 from cacheside.backends.redis.wire import Protocol
 
 Open = Callable[..., Adapter]
@@ -109,6 +110,34 @@ def ask_again(backend: Any) -> None:
     """The time of the next probe has come, for all servers whose breaker is open."""
     for breaker in backend._route._breakers.values():
         breaker._next_probe = 0.0
+
+
+def walk(steps: Steps, *replies: Any) -> tuple[list[Send], Any]:
+    """Carry out steps, each reply the whole answer to one; returns what was sent, and the result or error."""
+    sent: list[Send] = []
+    left = list(replies)
+    answer = None
+    while True:
+        try:
+            sent.append(steps.send(answer))
+        except StopIteration as end:
+            assert left == []
+            return sent, end.value
+        except CacheUnavailable as error:
+            assert left == []
+            return sent, error
+        answer = left.pop(0)
+        answer = answer if isinstance(answer, list) else [answer]
+
+
+def addresses(sent: list[Send]) -> list[Any]:
+    """Where it was sent, one server after another."""
+    return [each.address for each in sent]
+
+
+def names(sent: list[Send]) -> list[list[Any]]:
+    """The names of the commands that were sent together."""
+    return [[command[0] for command in each.commands] for each in sent]
 
 
 def say(server: RedisServer, *command: str | bytes | int) -> Any:

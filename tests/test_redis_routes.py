@@ -1,10 +1,9 @@
-"""Where commands go on a cluster and behind Sentinel: the routes driven by hand, without a server."""
+"""Where commands go on a cluster: its route driven by hand, without a server."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 import pytest
 from redis.exceptions import (
@@ -18,41 +17,21 @@ from redis.exceptions import (
     TimeoutError,
     TryAgainError,
 )
+from redis_tools import addresses, names, walk
 
-from cacheside import Cache, CacheUnavailable, ConfigurationError
-from cacheside.backends.base import Hit, Leased
-from cacheside.backends.redis import cluster, sentinel
+from cacheside import CacheUnavailable, ConfigurationError
+from cacheside.backends.base import Leased
+from cacheside.backends.redis import cluster
 from cacheside.backends.redis.cluster import ClusterRoute
-from cacheside.backends.redis.connections import several
-from cacheside.backends.redis.routes import OneServer, Send, Steps
-from cacheside.backends.redis.sentinel import SentinelRoute
-from cacheside.backends.redis.slots import SlotMap, slot_of
+from cacheside.backends.redis.routes import OneServer, Steps
+from cacheside.backends.redis.slots import slot_of
 from cacheside.backends.redis.wire import Protocol
 from cacheside.testing import FakeClock
 
 A, B, C = ("a", 1), ("b", 2), ("c", 3)
 HALVES = [[0, 8191, [b"a", 1, b"id"]], [8192, 16383, [b"b", 2, b"id"]]]
 SLOTS = ("CLUSTER", "SLOTS")
-MASTER = "GET-MASTER-ADDR-BY-NAME"
 ON_A, ON_B = "{2}", "{1}"  # keys of either half
-
-
-def walk(steps: Steps, *replies: Any) -> tuple[list[Send], Any]:
-    """Carry out steps, each reply the whole answer to one; returns what was sent, and the result or error."""
-    sent: list[Send] = []
-    left = list(replies)
-    answer = None
-    while True:
-        try:
-            sent.append(steps.send(answer))
-        except StopIteration as end:
-            assert left == []
-            return sent, end.value
-        except CacheUnavailable as error:
-            assert left == []
-            return sent, error
-        answer = left.pop(0)
-        answer = answer if isinstance(answer, list) else [answer]
 
 
 @pytest.fixture
@@ -71,88 +50,12 @@ def route(clock: FakeClock) -> ClusterRoute:
     return made
 
 
-def addresses(sent: list[Send]) -> list[Any]:
-    """Where it was sent, one server after another."""
-    return [each.address for each in sent]
-
-
-def names(sent: list[Send]) -> list[list[Any]]:
-    """The names of the commands that were sent together."""
-    return [[command[0] for command in each.commands] for each in sent]
-
-
 # --- the map ---
 
 
 def test_keys_for_the_tests() -> None:
     """The two keys lie in different halves."""
     assert slot_of(ON_A) < 8192 <= slot_of(ON_B)
-
-
-def test_map() -> None:
-    """Hosts as bytes or text, unknown ones (empty, None, "?") and gaps are understood."""
-    reply = [
-        [0, 9, [b"", 1, b"id"], ["name", 2, b"id", []]],
-        [10, 19, [None, 3, b"id", [b"hostname", b"x"]]],
-        [20, 29, [b"?", 4, b"id", [b"ip", b"10.0.0.1"]]],
-        [30, 39, [b"?", 5, b"id", []]],
-    ]
-    found = SlotMap(reply, ("asked", 9))
-    known = [found.master(slot) for slot in (0, 9, 10, 20, 30)]
-    assert known == [("asked", 1), ("asked", 1), ("asked", 3), ("10.0.0.1", 4), ("asked", 5)]
-    assert found.master(40) is None
-    assert found.masters() == [("asked", 1), ("asked", 3), ("10.0.0.1", 4), ("asked", 5)]
-    assert ("name", 2) in found.servers
-    found.moved(40, ("name", 2))
-    assert found.master(40) == ("name", 2)
-
-
-@pytest.mark.parametrize(
-    ("url", "alone", "found"),
-    [
-        ("redis+cluster://h", "redis://h", [("h", 6379)]),
-        ("rediss+cluster://u:p%40@h:1,[::1]:2?a=b", "rediss://u:p%40@h:1?a=b", [("h", 1), ("::1", 2)]),
-        ("redis+sentinel://h,i:3/shop/2", "redis://h/shop/2", [("h", 6379), ("i", 3)]),
-    ],
-)
-def test_several_hosts(url: str, alone: str, found: list[Any]) -> None:
-    """A URL with several hosts is one for the first of them, and all their addresses."""
-    assert several(url, 6379) == (alone, found)
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "redis+cluster://",
-        "redis+cluster://u:s3cret@h,,i",
-        "redis+cluster://u:s3cret@h:1,i:x",
-        "redis+cluster://u:s3cret@h/1",
-        "redis+cluster://u:s3cret@h?db=1",
-        "redis+cluster://u:s3cret@h?sentinel_password=s3cret",
-        "redis+sentinel://u:s3cret@h",
-        "redis+sentinel://u:s3cret@h/",
-        "redis+sentinel://u:s3cret@h/shop/one",
-        "redis+sentinel://u:s3cret@h/shop?nonsense=1",
-        "redis+sentinel://u:s3cret@/shop",
-        "redis://u:s3cret@h,i/0",
-    ],
-)
-def test_bad_urls(url: str) -> None:
-    """What cannot work is refused at once, and no password is shown."""
-    with pytest.raises(ConfigurationError) as raised:
-        Cache(url)
-    assert "s3cret" not in str(raised.value)
-
-
-def test_names_show_no_password() -> None:
-    """A cache on several servers shows their addresses and nothing else of its URL."""
-    for url in (
-        "redis+cluster://u:s3cret@h:1,i:2",
-        "redis+sentinel://u:s3cret@h:1,i:2/shop/0?sentinel_password=s3cret",
-    ):
-        cache = Cache(url)
-        assert "s3cret" not in repr(cache) + repr(cache._core.backend)
-        assert "h:1,i:2" in repr(cache)
 
 
 # --- redirections ---
@@ -385,65 +288,3 @@ def test_clear_looks_twice(route: ClusterRoute) -> None:
     sent, error = walk(route.clear(None), [HALVES], TimeoutError("slow"), b"OK", b"OK")
     assert addresses(sent)[1:] == [A, B, B]
     assert (error.keys, "slow" in str(error)) == (None, True)
-
-
-# --- Sentinel ---
-
-
-@pytest.fixture
-def behind(clock: FakeClock) -> SentinelRoute:
-    """A service whose master is A, named a moment ago."""
-    made = SentinelRoute(Protocol(), 1.0, "label", "shop", [C], clock)
-    sent, _ = walk(made.lookup("k", 10), [[b"a", b"1"]], None)
-    assert [(each.address, each.commands[0][:2]) for each in sent] == [(C, ("SENTINEL", MASTER)), (A, ("SET", "k"))]
-    clock.advance(sentinel.REFRESH_EVERY)
-    return made
-
-
-def test_demoted_master(behind: SentinelRoute) -> None:
-    """READONLY means that nothing was carried out: the same command goes to the master that the sentinels name now."""
-    sent, answer = walk(behind.lookup("k", 10), ReadOnlyError("replica"), [[b"b", b"2"]], None)
-    assert addresses(sent) == [A, C, B]
-    assert sent[0].commands == sent[2].commands
-    assert type(answer) is Leased
-    assert addresses(walk(behind.lookup("k", 10), b"V" + b"t" * 42 + b"value")[0]) == [B]
-
-
-def test_replica_is_never_read(behind: SentinelRoute) -> None:
-    """Where the sentinels know no better, a lookup fails: what a replica holds may have been invalidated."""
-    sent, error = walk(behind.lookup("k", 10), ReadOnlyError("replica"), [[b"a", b"1"]])
-    assert names(sent) == [["SET"], ["SENTINEL"]]
-    assert "READONLY" in str(error)
-
-
-def test_master_is_asked_for_once_in_a_while(behind: SentinelRoute, clock: FakeClock) -> None:
-    """No answer, and an open breaker, make one caller in a while ask the sentinels; then the next call goes there."""
-    sent, error = walk(behind.invalidate(["k"]), TimeoutError("slow"), [[b"a", b"1"]])
-    assert names(sent) == [["EVALSHA"], ["SENTINEL"]]
-    assert isinstance(error, CacheUnavailable)
-    assert walk(behind.invalidate(["k"]))[0] == []
-    clock.advance(sentinel.REFRESH_EVERY)
-    assert names(walk(behind.invalidate(["k"]), [[b"b", b"2"]])[0]) == [["SENTINEL"]]
-    assert addresses(walk(behind.invalidate(["k"]), 1)[0]) == [B]
-
-
-def test_master_is_confirmed(behind: SentinelRoute, clock: FakeClock) -> None:
-    """An old master that still says it is one is left a second after the sentinels have another."""
-    clock.advance(sentinel.CONFIRM_EVERY)
-    first = behind.release("k", b"t" * 16)
-    assert next(first).address == C
-    assert addresses(walk(behind.release("k", b"t" * 16), 1)[0]) == [A]  # the others do not wait for it
-    assert first.send([[b"b", b"2"]]).address == B
-    assert addresses(walk(behind.release("k", b"t" * 16), 1)[0]) == [B]
-
-
-def test_sentinels_that_do_not_know() -> None:
-    """A sentinel that does not answer, or does not know the service, is passed over; none that knows is an outage."""
-    route = SentinelRoute(Protocol(), 1.0, "label", "shop", [A, B], FakeClock())
-    refused = ConnectionError("refused")
-    sent, answer = walk(route.lookup("k", 10), refused, refused, [[b"c", b"3"]], b"V" + b"t" * 42 + b"value")
-    assert addresses(sent)[-1] == C
-    assert type(answer) is Hit
-    route = SentinelRoute(Protocol(), 1.0, "label", "shop", [A, B], FakeClock())
-    _, error = walk(route.lookup("k", 10), None, None)
-    assert "'shop'" in str(error)

@@ -10,7 +10,7 @@ import pytest
 import redis
 from colours import Colour, until
 from redis_groups import SentinelGroup, SentinelServer, ask, wait_for
-from redis_tools import MakeCache, Table
+from redis_tools import MakeCache, Table, named
 from servers import HOST, RedisServer
 from test_fork import PROGRAM as FORKING
 
@@ -112,11 +112,13 @@ def test_passwords(
 
 def test_failover(colour: Colour, make_cache: MakeCache, group: SentinelGroup, namespace: str) -> None:
     """Another server becomes the master and the old one goes on: it is left, though it says nothing, by all."""
-    table = Table(colour, make_cache(group.url, namespace=namespace, timeout=5))
-    other = Table(colour, make_cache(group.url, namespace=namespace, timeout=5), table.rows)
+    url = f"{group.url}?client_name={namespace}"
+    table = Table(colour, make_cache(url, namespace=namespace, timeout=5))
+    other = Table(colour, make_cache(url, namespace=namespace, timeout=5), table.rows)
     table.read("row")
     assert other.hits("row")
     before = group.master
+    assert named(before, namespace) == 2
     assert ask(before, "WAIT", 2, 20_000) == 2  # the others have the value
     ask(group.sentinels[0], "SENTINEL", "FAILOVER", group.service)
 
@@ -128,6 +130,7 @@ def test_failover(colour: Colour, make_cache: MakeCache, group: SentinelGroup, n
 
     until(over)
     assert ask(before, "ROLE")[0] == b"master"
+    until(lambda: named(before, namespace) == 0)
     for strict in (False, True):
         table.write("row", strict)
         assert not other.hits("row")

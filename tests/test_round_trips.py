@@ -252,7 +252,7 @@ def test_strict_write(calls: Any, meter: Meter) -> None:
 
 
 def test_update(calls: Any, meter: Meter) -> None:
-    """An update is two as well: the guard, and the value in its place; on memcached three, for the guard looks first."""
+    """So is an update: the guard, and the value in its place. On memcached it is three: the guard looks first."""
     calls.update(0)
     on_redis = {"evalsha": 2, "time": 2, "getrange": 2, "get": 1, "set": 2}
     two = 2 if isinstance(meter, RedisMeter) else 3

@@ -139,9 +139,9 @@ class Crew:
     def report(self, patience: float = PATIENCE) -> Report:
         """Wait for all, `patience` seconds each, and add up what they say."""
         answers = [each.result(patience) for each in self.processes]
-        sums = [sum(each.pop(name) for each in answers) for name in Report._fields[:5]]
+        sums = {name: sum(each.pop(name) for each in answers) for name in Report._fields[:5]}
         words = [word for each in answers for word in each.pop("words")]
-        return Report(*sums, words, answers)
+        return Report(**sums, words=words, counts=answers)
 
 
 @contextlib.contextmanager

@@ -22,12 +22,12 @@ def dawdle() -> float:
 def table(url: str, name: str, keys: int) -> Iterator[psycopg.Connection[Any]]:
     """A table with a row for each key, all of version 0, while the block runs."""
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(f"CREATE TABLE {name} (id INTEGER PRIMARY KEY, version BIGINT NOT NULL)")  # type: ignore[arg-type]  # see Rows
-        connection.execute(f"INSERT INTO {name} SELECT id, 0 FROM generate_series(0, {keys - 1}) AS id")  # type: ignore[arg-type]
+        connection.execute(f"CREATE TABLE {name} (id INTEGER PRIMARY KEY, version BIGINT NOT NULL)".encode())
+        connection.execute(f"INSERT INTO {name} SELECT id, 0 FROM generate_series(0, {keys - 1}) AS id".encode())
         try:
             yield connection
         finally:
-            connection.execute(f"DROP TABLE {name}")  # type: ignore[arg-type]
+            connection.execute(f"DROP TABLE {name}".encode())
 
 
 class Rows:
@@ -84,6 +84,7 @@ class Rows:
         cursor = await connection.execute(statement, (key,))
         row = await cursor.fetchone()
         self._idle.append(connection)
+        assert row is not None
         return int(row[0])
 
     def close(self) -> None:

@@ -17,10 +17,16 @@ AsyncWrite = Callable[[int, list[int]], Awaitable[int]]
 class Way(Protocol):
     """Reads and writes. `writes` and `awrites` go by the kind of the write."""
 
-    read: Callable[[int], int]
-    aread: Callable[[int], Awaitable[int]]
     writes: dict[str, Write]
     awrites: dict[str, AsyncWrite]
+
+    @property
+    def read(self) -> Callable[[int], int]:
+        """Read a row."""
+
+    @property
+    def aread(self) -> Callable[[int], Awaitable[int]]:
+        """`read`, awaitable."""
 
     def undelivered(self, key: int) -> bool:
         """Whether an invalidation of `key` may not have arrived so far."""
@@ -58,12 +64,19 @@ class Decorated:
         }
         self.writes: dict[str, Write] = {kind: kinds[kind]()(rows.write) for kind in options["kinds"]}
         self.awrites: dict[str, AsyncWrite] = {kind: kinds[kind]()(rows.awrite) for kind in options["kinds"]}
-        self.close, self.aclose = cache.close, cache.aclose
 
     def undelivered(self, key: int) -> bool:
         """See `Way.undelivered`."""
         core = self.cache._core
         return core.pending.blocks(f"{core.prefix}row:{key}")
+
+    def close(self) -> None:
+        """See `Way.close`."""
+        self.cache.close()
+
+    async def aclose(self) -> None:
+        """See `Way.aclose`."""
+        await self.cache.aclose()
 
     def report(self) -> dict[str, int]:
         """See `Way.report`."""
@@ -78,14 +91,14 @@ class ByHand:
     def __init__(self, options: dict[str, Any], rows: Rows) -> None:
         self._rows = rows
         self._prefix = options["namespace"]
-        self.writes = {"plain": self.write}
-        self.awrites = {"plain": self.awrite}
+        self.writes: dict[str, Write] = {"plain": self.write}
+        self.awrites: dict[str, AsyncWrite] = {"plain": self.awrite}
         if options["url"].startswith("redis:"):
             import redis
 
             self._client: Any = redis.Redis.from_url(options["url"])
         else:
-            import pymemcache
+            import pymemcache  # type: ignore[import-untyped]  # it ships no types
 
             address = options["url"].removeprefix("memcached://")
             self._client = pymemcache.PooledClient(address, default_noreply=False, max_pool_size=64)

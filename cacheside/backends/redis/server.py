@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, NamedTuple
 
 from redis.asyncio import ConnectionPool as AsyncPool
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import InvalidResponse, RedisError, ResponseError
 
 from ... import forks
 from ...breaker import Breaker
@@ -29,7 +29,16 @@ POOL_WAIT = 5.0
 
 
 def _crowded(name: str, limit: int) -> CacheUnavailable:
-    return CacheUnavailable(f"{name}: all {limit} connections were busy for {POOL_WAIT:g} seconds (max_connections)")
+    return CacheUnavailable(
+        f"{name}: all {limit} connections were busy for {POOL_WAIT:g} seconds (max_connections)", sent=False
+    )
+
+
+def _known(error: Exception) -> Exception:
+    """The error itself, if it is of a kind that is expected; at garbage redis-py's parsers raise all sorts."""
+    if isinstance(error, (RedisError, OSError, CacheUnavailable)):
+        return error
+    return InvalidResponse(f"not the protocol of Redis: {error!r}")
 
 
 class SyncServer:
@@ -72,8 +81,8 @@ class SyncServer:
                     self._exchange(commands, replies)
                 finally:
                     turns.release()
-        except (RedisError, OSError, CacheUnavailable) as error:
-            replies += [error] * (len(commands) - len(replies))
+        except Exception as error:
+            replies += [_known(error)] * (len(commands) - len(replies))
         return replies
 
     def _exchange(self, commands: Sequence[Command], replies: list[Any]) -> None:
@@ -164,8 +173,8 @@ class AsyncServer:
                     await self._exchange(pool, commands, replies)
                 finally:
                     turns.release()
-        except (RedisError, OSError, CacheUnavailable) as error:
-            replies += [error] * (len(commands) - len(replies))
+        except Exception as error:
+            replies += [_known(error)] * (len(commands) - len(replies))
         return replies
 
     async def _exchange(self, pool: Any, commands: Sequence[Command], replies: list[Any]) -> None:
