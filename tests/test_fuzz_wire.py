@@ -57,9 +57,7 @@ def answers(known: list[bytes]) -> st.SearchStrategy[bytes]:
     changed = st.tuples(one, st.integers(0, 40), st.binary(max_size=3)).map(
         lambda t: t[0][: t[1]] + t[2] + t[0][t[1] :]
     )
-    sent = st.lists(one | changed, min_size=1, max_size=4).map(b"".join)
-    # redis-py's own errors for these take them apart as they are made, and fail with a ValueError.
-    return sent.filter(lambda data: b"MOVED" not in data and b"ASK" not in data)
+    return st.lists(one | changed, min_size=1, max_size=4).map(b"".join)
 
 
 @pytest.fixture(scope="module")
