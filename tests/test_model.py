@@ -26,7 +26,7 @@ EXAMPLES, STEPS = scaled(100, 10_000), scaled(50, 100)
 )
 def place(request: pytest.FixtureRequest) -> Place:
     """Each backend."""
-    return opened(request)
+    return opened(request, request.param)
 
 
 @pytest.mark.timeout(scaled(120, 3600))

@@ -33,7 +33,7 @@ from cacheside.steps import Abandon, Ask, Failed, Load, Pause, Wait
 from cacheside.targets import Entry, Terms
 from cacheside.writes import Write
 
-from .places import HOLD, Operation, clock
+from .places import Operation, clock
 
 if TYPE_CHECKING:
     from .world import Process, World

@@ -8,10 +8,10 @@ Qadeer, "Iterative Context Bounding", 2007): most races need two or three.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from .calls import LOSSES, Call, Fate, Move, Read, Written
+from .calls import LOSSES, Call, Fate, Move, Written
 from .world import Violation, World
 
 STORE, CACHE, WRITES = "store", "cache", "completed writes"
@@ -35,17 +35,24 @@ class Touch(NamedTuple):
 class Cast(NamedTuple):
     """Who plays, and what may go wrong, how often.
 
-    readers: the process of each; writers: process and kind of each. drops: how often what the key holds may be lost
-    (a writer's guard only as one of `lost_guards`). losses: commands that get lost, in any of the ways of `fates`.
+    readers: the process of each; writers: process and kind of each. warm: there is a value in the cache at first.
+    drops: how often what the key holds may be lost (the guard of a writer at work only as one of `lost_guards`).
+    crashes: of writers. losses: commands that get lost, in any of the ways of `fates`.
     """
 
     readers: Sequence[int]
     writers: Sequence[tuple[int, str]]
+    warm: bool = False
     drops: int = 0
     lost_guards: int = 0
     crashes: int = 0
     losses: int = 0
     fates: tuple[Fate, ...] = LOSSES
+
+    @property
+    def troubled(self) -> bool:
+        """Whether anything may go wrong."""
+        return bool(self.drops or self.lost_guards or self.crashes or self.losses)
 
 
 class Node:
@@ -69,7 +76,16 @@ class Play:
         processes = 1 + max([*cast.readers, *(process for process, _ in cast.writers)])
         self.world = world = World(place, processes)  # type: ignore[arg-type]  # a Place
         self.cast = cast
-        self.drops, self.lost_guards, self.losses, self.crashes = cast.drops, cast.lost_guards, cast.losses, cast.crashes
+        self.drops, self.lost_guards, self.losses, self.crashes = (
+            cast.drops,
+            cast.lost_guards,
+            cast.losses,
+            cast.crashes,
+        )
+        if cast.warm:
+            world.read(0)
+            world.finish()
+            world.calls.clear()
         for process in cast.readers:
             world.read(process)
         for process, kind in cast.writers:
@@ -144,7 +160,9 @@ class Play:
             world.advance(call, fate)
         # A writer is over as soon as its last command has been carried out, which is earlier than it can be in life;
         # and how late a reader hears an answer matters only to those with whom it shares flights, if to anybody.
-        while call.move is Move.HEAR and (isinstance(call, Written) or call.process in self.alone or call.heard_by_none):
+        while call.move is Move.HEAR and (
+            isinstance(call, Written) or call.process in self.alone or call.heard_by_none
+        ):
             world.advance(call)
 
 
@@ -191,8 +209,10 @@ def _run(play: Play, path: list[Node], reduced: bool, switches: int | None) -> b
         if depth == len(path):
             choices = play.choices()
             if not choices:
+                # Where nothing goes wrong nobody waits for time to pass; else for a while.
                 stuck = [call.name for call in world.calls if call.live]
-                assert not stuck, f"{stuck} wait for ever:{world.story()}"
+                assert not stuck or play.cast.troubled, f"{stuck} wait in vain:{world.story()}"
+                world.finish()
                 return True
             node = Node(_bounded(choices, last, interrupted, switches), asleep, last, interrupted)
             if not _next(node, reduced):
@@ -210,9 +230,7 @@ def _run(play: Play, path: list[Node], reduced: bool, switches: int | None) -> b
         depth += 1
 
 
-def _bounded(
-    choices: dict[Choice, Touch], last: int, interrupted: int, switches: int | None
-) -> dict[Choice, Touch]:
+def _bounded(choices: dict[Choice, Touch], last: int, interrupted: int, switches: int | None) -> dict[Choice, Touch]:
     """Without those that would interrupt a call once too often; the one that goes on first."""
     if switches is None:
         return choices

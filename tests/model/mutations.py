@@ -1,7 +1,7 @@
 """The protocol with one of its rules taken out, and the cast in which that is to be seen.
 
-Each mutation is a patch of our own code, as small as it can be. `plays` says where it makes sense, and with whom it is
-seen; `switches` bounds the search (see `explore.py`), which then is the same with the mutation and without.
+Each mutation is a patch of our own code, as small as it can be: for each place where it makes sense one. The cast is
+the smallest in which it is seen; `switches` bounds the search for it (see `explore.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from cacheside.backends.memcached import wire as memcached_wire
 from cacheside.backends.memory import MemoryBackend
 from cacheside.backends.redis import scripts
 from cacheside.backends.redis import wire as redis_wire
+from cacheside.core import Core
 from cacheside.flight import NOTHING, Flights
 from cacheside.writes import Write
 
@@ -29,18 +30,16 @@ MEMORY, REDIS, MEMCACHED = "memory", "redis", "memcached"
 
 
 class Mutation(NamedTuple):
-    """What is broken (`breaks`, by the name of the place), and who notices."""
+    """What is broken (`breaks`: how, by the name of the place), and who notices."""
 
     name: str
     breaks: dict[str, Callable[[Patch], None]]
     cast: Cast
-    switches: int = 2
-    in_memory: Cast | None = None
-    """The cast in one process."""
+    switches: int = 1
 
     def cast_for(self, place: str) -> Cast:
-        """Who plays there."""
-        cast = self.cast if place != MEMORY else self.in_memory or self.cast
+        """Who plays there: in memory all in one process."""
+        cast = self.cast
         if place != MEMORY:
             return cast
         return cast._replace(readers=[0] * len(cast.readers), writers=[(0, kind) for _, kind in cast.writers])
@@ -52,7 +51,7 @@ def _replace_script(patch: Patch, name: str, old: str, new: str) -> None:
     patch.setattr(scripts, name, scripts._script(script.text.replace(old, new)))
 
 
-# ---- fill without a token check ---------------------------------------------------------------------------------------
+# ---- fill without a token check -----------------------------------------------------------------------------------
 def _unchecked_memory(patch: Patch) -> None:
     def fill(self: MemoryBackend, key: str, token: Any, stored: Any, ttl: float | None) -> bool:
         self._store(key, stored, ttl)
@@ -74,7 +73,7 @@ def _unchecked_memcached(patch: Patch) -> None:
     patch.setattr(memcached_wire, "fill", fill)
 
 
-# ---- flights ----------------------------------------------------------------------------------------------------------
+# ---- flights ------------------------------------------------------------------------------------------------------
 def _shared_when_refused(patch: Patch) -> None:
     def end(self: Flights, flight: Any, outcome: Any = NOTHING, proven: bool = False) -> None:
         real(self, flight, outcome, outcome is not NOTHING)
@@ -87,7 +86,7 @@ def _sealed_after(patch: Patch) -> None:
     patch.setattr(Flights, "seal", lambda self, flight: None)  # `end` seals as well, after the fill
 
 
-# ---- a tombstone, which ends by itself, instead of a lease -------------------------------------------------------------
+# ---- a tombstone, which ends by itself, instead of a lease ---------------------------------------------------------
 def _tombstone_memory(patch: Patch) -> None:
     def lookup(self: MemoryBackend, key: str, lease: float) -> Any:
         entry = self._entries.get(key)
@@ -143,7 +142,7 @@ def _tombstone_memcached(patch: Patch) -> None:
     patch.setattr(changes.Invalidation, "plan", plan)
 
 
-# ---- a guard with room for one token ----------------------------------------------------------------------------------
+# ---- a guard with room for one token ------------------------------------------------------------------------------
 def _one_token_memory(patch: Patch) -> None:
     def guard(self: MemoryBackend, keys: Sequence[str], token: str, hold: float) -> Any:
         for key in keys:
@@ -168,7 +167,7 @@ def _one_token_memcached(patch: Patch) -> None:
     patch.setattr(changes.Guarding, "plan", plan)
 
 
-# ---- a plain delete over a guard --------------------------------------------------------------------------------------
+# ---- a plain delete over a guard ----------------------------------------------------------------------------------
 def _delete_memory(patch: Patch) -> None:
     def invalidate(self: MemoryBackend, keys: Sequence[str]) -> None:
         for key in keys:
@@ -186,7 +185,7 @@ def _delete_memcached(patch: Patch) -> None:
     patch.setattr(changes.Invalidation, "plan", lambda self, item: b"md %b\r\n" % self.wire_key)
 
 
-# ---- @updates that fills if only its own mark is left ------------------------------------------------------------------
+# ---- @updates that fills if only its own mark is left --------------------------------------------------------------
 def _only_me_memory(patch: Patch) -> None:
     def update(self: MemoryBackend, key: str, *args: Any) -> bool:
         guard = self._guards.get(key)
@@ -222,7 +221,7 @@ def _only_me_memcached(patch: Patch) -> None:
     patch.setattr(protocol, "_fill", update)
 
 
-# ---- the same token sent again ----------------------------------------------------------------------------------------
+# ---- the same token sent again ------------------------------------------------------------------------------------
 def _sent_again(verb: str) -> Callable[[Patch], None]:
     """The command goes out once more with the same bytes when its connection was closed."""
 
@@ -242,7 +241,7 @@ def _sent_again(verb: str) -> Callable[[Patch], None]:
     return breaks
 
 
-# ---- delete before commit ---------------------------------------------------------------------------------------------
+# ---- delete before commit -----------------------------------------------------------------------------------------
 def _delete_first(patch: Patch) -> None:
     async def enter(self: Write) -> Write:
         await real(self)
@@ -258,6 +257,53 @@ def _delete_first(patch: Patch) -> None:
     patch.setattr(Write, "__aexit__", leave)
 
 
+# ---- beyond the nine ----------------------------------------------------------------------------------------------
+def _unconcerned_memory(patch: Patch) -> None:
+    def unguard(self: MemoryBackend, marks: Sequence[tuple[str, str]]) -> int:
+        found = [(key, token) for key, token in marks if key in self._guards and token in self._guards[key].marks]
+        return len(marks) - len(found) + real(self, found)
+
+    real = MemoryBackend.unguard
+    patch.setattr(MemoryBackend, "unguard", unguard)
+
+
+def _unconcerned_redis(patch: Patch) -> None:
+    _replace_script(patch, "UNGUARD", "if not mine then drop(k)", "if not mine then")
+
+
+def _unconcerned_memcached(patch: Patch) -> None:
+    def plan(self: changes.Release, item: Any) -> bytes:
+        data = real(self, item)
+        return b"" if self.lost else data
+
+    real = changes.Release.plan
+    patch.setattr(changes.Release, "plan", plan)
+
+
+def _spared_memory(patch: Patch) -> None:
+    def invalidate(self: MemoryBackend, keys: Sequence[str]) -> None:
+        for key in keys:
+            self._drop_value(key)
+
+    patch.setattr(MemoryBackend, "invalidate", invalidate)
+
+
+def _spared_redis(patch: Patch) -> None:
+    _replace_script(patch, "INVALIDATE", "do drop(k)", "do if not guard(k) then drop(k) end")
+
+
+def _spared_memcached(patch: Patch) -> None:
+    def plan(self: changes.Invalidation, item: Any) -> bytes:
+        return b"" if item is None or item.unread or item.marker is not None else real(self, item)
+
+    real = changes.Invalidation.plan
+    patch.setattr(changes.Invalidation, "plan", plan)
+
+
+def _forgotten(patch: Patch) -> None:
+    patch.setattr(Core, "undelivered", lambda self, plan: None)
+
+
 def _everywhere(breaks: Callable[[Patch], None]) -> dict[str, Callable[[Patch], None]]:
     return dict.fromkeys((MEMORY, REDIS, MEMCACHED), breaks)
 
@@ -266,7 +312,7 @@ def _each(*breaks: Callable[[Patch], None]) -> dict[str, Callable[[Patch], None]
     return dict(zip((MEMORY, REDIS, MEMCACHED), breaks, strict=True))
 
 
-MUTATIONS = (
+NINE = (
     Mutation(
         "fill without a token check",
         _each(_unchecked_memory, _unchecked_redis, _unchecked_memcached),
@@ -276,11 +322,13 @@ MUTATIONS = (
         "flight shared after a refused fill",
         _everywhere(_shared_when_refused),
         Cast([0, 0, 1], [(2, "plain")]),
+        switches=2,
     ),
     Mutation(
         "flight sealed after the fill",
         _everywhere(_sealed_after),
         Cast([0, 0, 1], [(2, "plain")]),
+        switches=2,
     ),
     Mutation(
         "tombstone instead of lease",
@@ -298,16 +346,16 @@ MUTATIONS = (
         Cast([0], [(1, "plain"), (2, "strict")], crashes=1),
     ),
     Mutation(
-        "@updates if only me is left",
+        "@updates if only my mark is left",
         _each(_only_me_memory, _only_me_redis, _only_me_memcached),
         Cast([0], [(1, "updates"), (2, "updates")]),
     ),
-    Mutation(
+    Mutation(  # memory sends nothing, and memcached makes the token of a lease itself
         "lease token sent again",
         {REDIS: _sent_again("lookup")},
         Cast([0], [(1, "plain")], losses=1, fates=(Fate.CLOSED_LATE,)),
     ),
-    Mutation(
+    Mutation(  # memcached: what proves that a writer was alone is the CAS of its marker, not its token
         "guard token sent again",
         {REDIS: _sent_again("guard")},
         Cast([0], [(1, "updates"), (2, "plain")], losses=1, lost_guards=1, fates=(Fate.CLOSED_LATE,)),
@@ -318,3 +366,25 @@ MUTATIONS = (
         Cast([0], [(1, "plain")]),
     ),
 )
+"""Those that the issue names (the token sent again is two of them)."""
+
+MORE = (
+    Mutation(
+        "release of a lost mark does nothing",
+        _each(_unconcerned_memory, _unconcerned_redis, _unconcerned_memcached),
+        Cast([0], [(1, "strict")], lost_guards=1),
+    ),
+    Mutation(
+        "invalidation leaves a guard untouched",
+        _each(_spared_memory, _spared_redis, _spared_memcached),
+        Cast([0], [(1, "updates"), (2, "plain")]),
+    ),
+    Mutation(  # in memory nothing fails
+        "failed invalidation forgotten",
+        {REDIS: _forgotten, MEMCACHED: _forgotten},
+        Cast([0], [(0, "plain")], warm=True, losses=1, fates=(Fate.LOST,)),
+    ),
+)
+"""And some that they leave out."""
+
+MUTATIONS = (*NINE, *MORE)
