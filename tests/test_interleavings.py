@@ -91,8 +91,8 @@ def test_larger_casts_in_trouble(place: Place, cast: Cast) -> None:
 
 @KINDS
 def test_every_order_that_there_is(kind: str) -> None:
-    """Leaving out orders that cannot differ hides nothing: in memory all of them run (in the normal run, 5,000)."""
-    limit = scaled(5_000, None)
+    """Leaving out orders that cannot differ hides nothing: in memory all of them run (in the normal run, 2,000)."""
+    limit = scaled(2_000, None)
     with by_hand():
         count = explore(Memory(), Cast([0, 0], [(0, kind)]), reduced=False, limit=limit)
     assert count.all or count.runs == limit

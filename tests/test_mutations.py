@@ -13,8 +13,6 @@ from model.mutations import MUTATIONS, Mutation
 from model.places import Place, opened
 from model.world import Violation
 
-LIMIT = scaled(1_500, None)  # interleavings of the unbroken code; most casts have fewer
-
 
 def _cases() -> list[object]:
     return [
@@ -40,5 +38,6 @@ def test_a_broken_protocol_is_found_out(mutation: Mutation, name: str, place: Pl
             mutation.breaks[name](patch)
             with pytest.raises(Violation) as caught:
                 explore(place, cast, switches=mutation.switches)
-        count = explore(place, cast, switches=mutation.switches, limit=LIMIT)
-    assert count.all or count.runs >= caught.value.runs
+        found = caught.value.runs
+        count = explore(place, cast, switches=mutation.switches, limit=scaled(max(found, 300), None))
+    assert count.all or count.runs >= found

@@ -51,7 +51,7 @@ def _replace_script(patch: Patch, name: str, old: str, new: str) -> None:
     patch.setattr(scripts, name, scripts._script(script.text.replace(old, new)))
 
 
-# ---- fill without a token check -----------------------------------------------------------------------------------
+# ---- fill without a token check
 def _unchecked_memory(patch: Patch) -> None:
     def fill(self: MemoryBackend, key: str, token: Any, stored: Any, ttl: float | None) -> bool:
         self._store(key, stored, ttl)
@@ -73,7 +73,7 @@ def _unchecked_memcached(patch: Patch) -> None:
     patch.setattr(memcached_wire, "fill", fill)
 
 
-# ---- flights ------------------------------------------------------------------------------------------------------
+# ---- flights
 def _shared_when_refused(patch: Patch) -> None:
     def end(self: Flights, flight: Any, outcome: Any = NOTHING, proven: bool = False) -> None:
         real(self, flight, outcome, outcome is not NOTHING)
@@ -86,7 +86,7 @@ def _sealed_after(patch: Patch) -> None:
     patch.setattr(Flights, "seal", lambda self, flight: None)  # `end` seals as well, after the fill
 
 
-# ---- a tombstone, which ends by itself, instead of a lease ---------------------------------------------------------
+# ---- a tombstone, which ends by itself, instead of a lease
 def _tombstone_memory(patch: Patch) -> None:
     def lookup(self: MemoryBackend, key: str, lease: float) -> Any:
         entry = self._entries.get(key)
@@ -142,7 +142,7 @@ def _tombstone_memcached(patch: Patch) -> None:
     patch.setattr(changes.Invalidation, "plan", plan)
 
 
-# ---- a guard with room for one token ------------------------------------------------------------------------------
+# ---- a guard with room for one token
 def _one_token_memory(patch: Patch) -> None:
     def guard(self: MemoryBackend, keys: Sequence[str], token: str, hold: float) -> Any:
         for key in keys:
@@ -167,7 +167,7 @@ def _one_token_memcached(patch: Patch) -> None:
     patch.setattr(changes.Guarding, "plan", plan)
 
 
-# ---- a plain delete over a guard ----------------------------------------------------------------------------------
+# ---- a plain delete over a guard
 def _delete_memory(patch: Patch) -> None:
     def invalidate(self: MemoryBackend, keys: Sequence[str]) -> None:
         for key in keys:
@@ -185,7 +185,7 @@ def _delete_memcached(patch: Patch) -> None:
     patch.setattr(changes.Invalidation, "plan", lambda self, item: b"md %b\r\n" % self.wire_key)
 
 
-# ---- @updates that fills if only its own mark is left --------------------------------------------------------------
+# ---- @updates that fills if only its own mark is left
 def _only_me_memory(patch: Patch) -> None:
     def update(self: MemoryBackend, key: str, *args: Any) -> bool:
         guard = self._guards.get(key)
@@ -221,7 +221,7 @@ def _only_me_memcached(patch: Patch) -> None:
     patch.setattr(protocol, "_fill", update)
 
 
-# ---- the same token sent again ------------------------------------------------------------------------------------
+# ---- the same token sent again
 def _sent_again(verb: str) -> Callable[[Patch], None]:
     """The command goes out once more with the same bytes when its connection was closed."""
 
@@ -241,7 +241,7 @@ def _sent_again(verb: str) -> Callable[[Patch], None]:
     return breaks
 
 
-# ---- delete before commit -----------------------------------------------------------------------------------------
+# ---- delete before commit
 def _delete_first(patch: Patch) -> None:
     async def enter(self: Write) -> Write:
         await real(self)
@@ -257,7 +257,7 @@ def _delete_first(patch: Patch) -> None:
     patch.setattr(Write, "__aexit__", leave)
 
 
-# ---- beyond the nine ----------------------------------------------------------------------------------------------
+# ---- beyond the nine
 def _unconcerned_memory(patch: Patch) -> None:
     def unguard(self: MemoryBackend, marks: Sequence[tuple[str, str]]) -> int:
         found = [(key, token) for key, token in marks if key in self._guards and token in self._guards[key].marks]

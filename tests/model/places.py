@@ -11,7 +11,7 @@ import socket
 from collections.abc import Generator
 from typing import Any, Protocol
 
-from redis import Connection, exceptions
+from redis import UnixDomainSocketConnection, exceptions
 from servers import HOST
 
 from cacheside import serializers
@@ -19,7 +19,7 @@ from cacheside.backends.base import Backend, Capability, Size
 from cacheside.backends.memcached import changes
 from cacheside.backends.memcached.marker import GUARD_FLAG
 from cacheside.backends.memcached.protocol import Protocol as MemcachedProtocol
-from cacheside.backends.memcached.replies import Inbox
+from cacheside.backends.memcached.replies import Inbox, Reply
 from cacheside.backends.memcached.ring import Ring
 from cacheside.backends.memcached.wire import VALUE_FLAG, Pause
 from cacheside.backends.memory import MemoryBackend
@@ -30,7 +30,7 @@ from cacheside.envelope import Codec, LiveCodec, WireCodec
 from cacheside.errors import CacheUnavailable
 from cacheside.testing import FakeClock
 
-LEASE, HOLD = 1_000.0, 1_000_000.0  # seconds of a clock that only the test turns; on a server nothing expires by itself
+LEASE = 1_000.0  # seconds of a clock that only the test turns; on a server nothing expires by itself
 
 Operation = Generator[Any, Any, Any]
 
@@ -68,7 +68,7 @@ class Place(Protocol):
         """What is told instead of a reply: the connection was closed, or a time-out."""
 
     def look(self) -> tuple[str, int | None]:
-        """What the key holds: "", "lease", "guard", or "value" with its version. Without changing anything."""
+        """What the key holds after the last command: "", "lease", "guard", "value" and its version, or "mark"."""
 
     def drop(self) -> None:
         """Expiry, eviction: the key holds nothing any more."""
@@ -143,13 +143,14 @@ class Redis:
     name = "redis"
     lossy = True
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, path: str) -> None:
         self.codec: Codec = WireCodec(serializers.create("msgpack", None), "", (), None)
-        self._connection = Connection(port=port, protocol=2, socket_timeout=20)
+        self._connection = UnixDomainSocketConnection(path=path, protocol=2, socket_timeout=20)
         self.renew()
 
     def renew(self) -> None:
         self.key = f"model:{next(_keys)}"
+        self._stored = b""
 
     def core(self) -> Core:
         return stub_core("redis", RedisProtocol(), "clear", "stores")
@@ -162,13 +163,19 @@ class Redis:
         return getattr(protocol, verb)(*args)
 
     def execute(self, command: Any) -> Any:
-        self._connection.send_command(*command)
+        # What the key holds after it is asked in the same breath: it saves a third of the time.
+        connection = self._connection
+        connection.send_packed_command(connection.pack_commands((command, ("GET", self.key))))
+        reply, self._stored = self._reply(), self._reply() or b""
+        if isinstance(reply, exceptions.NoScriptError):  # the first run must not differ from the next
+            connection.send_command("SCRIPT", "LOAD", _texts()[command[1]])
+            self._reply()
+            return self.execute(command)
+        return reply
+
+    def _reply(self) -> Any:
         try:
             return self._connection.read_response(disable_decoding=True)
-        except exceptions.NoScriptError:  # what the first run teaches the server must not make it differ from the next
-            self._connection.send_command("SCRIPT", "LOAD", _texts()[command[1]])
-            self._connection.read_response()
-            return self.execute(command)
         except exceptions.ResponseError as error:
             return error
 
@@ -179,7 +186,7 @@ class Redis:
         return exceptions.ConnectionError("closed") if closed else exceptions.TimeoutError("no answer")
 
     def look(self) -> tuple[str, int | None]:
-        stored = self.execute(("GET", self.key)) or b""
+        stored = self._stored
         if stored[:1] == b"V":
             return "value", self.codec.decode(stored[43:])
         return {b"": "", b"L": "lease", b"W": "guard"}.get(stored[:1], "mark"), None
@@ -213,6 +220,8 @@ class Memcached:
 
     def renew(self) -> None:
         self.key = f"model:{next(_keys)}"
+        self._look = b"mg %b v f\r\n" % self.key.encode()
+        self._found = Reply(b"EN", b"")
 
     def core(self) -> Core:
         return stub_core("memcached", MemcachedProtocol(self._ring, 1.0), "whole_seconds", "stores")
@@ -268,12 +277,14 @@ class Memcached:
     def execute(self, command: Any) -> Any:
         return self._talk(command.data, command.replies)
 
-    def _talk(self, data: bytes, replies: int = 1) -> list[Any]:
-        self._socket.sendall(data)
-        inbox = Inbox(replies)
+    def _talk(self, data: bytes, count: int) -> list[Any]:
+        # As with Redis, what the key holds after it is asked in the same breath.
+        self._socket.sendall(data + self._look)
+        inbox = Inbox(count + 1)
         while not inbox.feed(self._socket.recv(65536)):
             pass
-        return inbox.replies
+        *replies, self._found = inbox.replies
+        return replies
 
     def looks(self, command: Any) -> bool:
         return command.data.startswith(b"mg ")
@@ -282,15 +293,15 @@ class Memcached:
         return ConnectionResetError("closed") if closed else TimeoutError("no answer")
 
     def look(self) -> tuple[str, int | None]:
-        (reply,) = self._talk(b"mg %b v f\r\n" % self.key.encode())
-        if not reply.line.startswith(b"VA"):
+        line, value = self._found
+        if not line.startswith(b"VA"):
             return "", None
-        if b" f" + VALUE_FLAG in reply.line:
-            return "value", self.codec.decode(reply.value)
-        return ("guard" if b" f" + GUARD_FLAG in reply.line else "lease" if not reply.value else "mark"), None
+        if b" f" + VALUE_FLAG in line:
+            return "value", self.codec.decode(value)
+        return ("guard" if b" f" + GUARD_FLAG in line else "mark" if value else "lease"), None
 
     def drop(self) -> None:
-        self._talk(b"md %b\r\n" % self.key.encode())
+        self._talk(b"md %b\r\n" % self.key.encode(), 1)
 
     def close(self) -> None:
         """Close the socket."""
@@ -302,6 +313,6 @@ def opened(request: Any, name: str) -> Place:
     if name == "memory":
         return Memory()
     server = request.getfixturevalue(f"{name}_server")
-    place = Redis(server.port) if name == "redis" else Memcached(HOST, server.port)
+    place = Redis(server.socket_path) if name == "redis" else Memcached(HOST, server.port)
     request.addfinalizer(place.close)
     return place
