@@ -99,8 +99,8 @@ class Reader:
     def __init__(self, core: Core, keeper: Keeper) -> None:
         self.core = core
         self.keeper = keeper
-        self.codec = keeper.codec
-        self.counters = keeper.counters
+        self.codec: Codec = keeper.codec
+        self.counters: Counters = keeper.counters
 
     def read(self, key: str, sync: bool) -> Steps:
         """One call of the cached function whose key (as the backend knows it) is `key`.

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection
+from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from . import worker
@@ -26,9 +27,10 @@ class Worker:
         # Not forked: what a user's cache does in a forked child is not what is to be checked, and threads forbid it.
         context = multiprocessing.get_context("spawn")
         self.number = number
+        self.pipe: connection.Connection
         self.pipe, theirs = context.Pipe()
         self.answer: Any = None
-        self.process = context.Process(
+        self.process: SpawnProcess = context.Process(
             target=worker.main, args=(theirs, number * CALLERS, settings, store, kinds), daemon=True
         )
         self.process.start()
@@ -54,7 +56,7 @@ class Crew:
     def __init__(self, size: int, settings: Settings, store: Store, kinds: Sequence[type[Way]]) -> None:
         self.seen: list[tuple[Tally, float]] = []
         """For each race that has begun what was seen in it, and its seconds."""
-        self.interrupted = False
+        self.interrupted: bool = False
         self.failures: list[str] = []
         self.troubles: list[str] = []
         """What caches first failed of."""

@@ -36,10 +36,10 @@ class Tally:
     """What one caller, one process, or all of them have seen."""
 
     def __init__(self) -> None:
-        self.reads = 0
-        self.writes = 0
-        self.writes_refused = 0
-        self.stale_reads = 0
+        self.reads: int = 0
+        self.writes: int = 0
+        self.writes_refused: int = 0
+        self.stale_reads: int = 0
         self.read_latencies: Latencies = Latencies()
         self.write_latencies: Latencies = Latencies()
         self.counts: Counter[str] = Counter()

@@ -83,7 +83,8 @@ class Ours:
         if "namespace" in given:
             raise ConfigurationError("the check makes a namespace of its own: leave that option out of the URL")
         options: dict[str, Any] = {name: value for name, value in OPTIONS.items() if name not in given}
-        self.cache = cache = Cache(settings.url, namespace=settings.namespace, **options)
+        self.cache: Cache = Cache(settings.url, namespace=settings.namespace, **options)
+        cache = self.cache
         self._rows = [f"row:{row}" for row in range(settings.rows)]
         self._heard = Heard()
         cached = cache.cached("row:{row}")

@@ -129,7 +129,7 @@ class Release(Invalidation):
 
     def __init__(self, key: str, token: str) -> None:
         super().__init__(key)
-        self.lost = False
+        self.lost: bool = False
         self._token = token_bytes(token)
 
     def plan(self, item: Item | None) -> bytes:

@@ -27,8 +27,8 @@ class Known:
 
     def __init__(self, name: str, timeout: float) -> None:
         self.name = name
-        self.breaker = Breaker(f"the memcached {name}", timeout)
-        self.limit = 0
+        self.breaker: Breaker = Breaker(f"the memcached {name}", timeout)
+        self.limit: int = 0
         """Bytes that an item may have, all told; 0: not known. It may change when the server restarts."""
         self._watched: dict[bytes, tuple[int, float]] = {}
         self.after_fork()

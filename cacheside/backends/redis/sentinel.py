@@ -52,7 +52,7 @@ class SentinelRoute(OneServer):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(protocol, timeout, label)
-        self.sentinels = frozenset(sentinels)
+        self.sentinels: frozenset[Address] = frozenset(sentinels)
         self._service = service
         self._clock = clock
         self._master: Address | None = None
