@@ -2,7 +2,7 @@
 
 A step is one command of the cache, the arrival of its answer, the beginning or the end of a load, a commit. Where two
 steps touch nothing in common their order cannot matter, and only one order is run (see `model/explore.py`); the last
-test here leaves none out. The writer is always in another process than the readers, for they share nothing with it
+test here leaves none out. In which process the writer is does not matter: it shares nothing with the readers of its own
 unless a command is lost.
 """
 
@@ -42,16 +42,16 @@ def server(request: pytest.FixtureRequest) -> Place:
 def test_two_readers_of_one_process_and_a_writer(place: Place, kind: str, warm: bool) -> None:
     """Two callers that share flights, in all interleavings with a write: nobody gets an old value.
 
-    On Redis 946 interleavings with a plain write, 2002 with a strict one, 1190 with an update. On memcached, where
-    invalidation and guard are two commands, 1684, and some 14,700 and 6,500: those in the long run, while the normal
-    one interrupts each caller at most once.
+    In memory and on Redis 946 interleavings with a plain write, 2,002 with a strict one, 1,190 with an update; on
+    memcached, where invalidation and guard are two commands, 1,684, 14,658 and 6,470. The last two of each server are
+    for the long run; the normal one has those in which one caller is interrupted, once.
     """
     writer = (2 if place.lossy else 0, kind)
-    many = place.name == "memcached" and kind != "plain" and not LONG
+    many = place.lossy and kind != "plain" and not LONG
     with by_hand():
         count = explore(place, Cast([0, 0], [writer], warm=warm), switches=1 if many else None)
     assert count.all
-    assert count.runs > 20
+    assert count.runs > 10
 
 
 @KINDS
@@ -77,13 +77,13 @@ def test_readers_of_two_processes_and_a_writer(server: Place, kind: str, warm: b
     ids=["crash", "crash of three kinds", "lost guard", "lost command", "lost command and guard", "three and three"],
 )
 def test_larger_casts_in_trouble(place: Place, cast: Cast) -> None:
-    """Each caller interrupted at most once, and one thing that goes wrong: no stale read, nobody waits for ever.
+    """One caller interrupted, once, and one thing that goes wrong: no stale read, nobody waits for ever.
 
-    300 interleavings of each in the normal run; in the long one 100,000.
+    100 interleavings of each in the normal run; in the long one 100,000.
     """
     if not place.lossy:
         cast = cast._replace(readers=[0] * len(cast.readers), writers=[(0, kind) for _, kind in cast.writers], losses=0)
-    limit = scaled(300, 100_000)
+    limit = scaled(100, 100_000)
     with by_hand():
         count = explore(place, cast, switches=1, limit=limit)
     assert count.all or count.runs == limit
@@ -91,8 +91,8 @@ def test_larger_casts_in_trouble(place: Place, cast: Cast) -> None:
 
 @KINDS
 def test_every_order_that_there_is(kind: str) -> None:
-    """Leaving out orders that cannot differ hides nothing: in memory all of them run (in the normal run, 2,000)."""
-    limit = scaled(2_000, None)
+    """Leaving out orders that cannot differ hides nothing: 500,000 in memory run (in the normal run, 1,000)."""
+    limit = scaled(1_000, 500_000)
     with by_hand():
         count = explore(Memory(), Cast([0, 0], [(0, kind)]), reduced=False, limit=limit)
     assert count.all or count.runs == limit

@@ -7,14 +7,10 @@ After every step each finished read is at least as new as the newest write that 
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis.stateful import run_state_machine_as_test
 from long import LONG, scaled
 from model.calls import by_hand
-from model.machine import machine
+from model.machine import run
 from model.places import Place, opened
-
-EXAMPLES, STEPS = scaled(100, 10_000), scaled(50, 100)
 
 
 @pytest.fixture(
@@ -29,18 +25,8 @@ def place(request: pytest.FixtureRequest) -> Place:
     return opened(request, request.param)
 
 
-@pytest.mark.timeout(scaled(120, 3600))
+@pytest.mark.timeout(scaled(120, 7200))
 def test_no_read_is_older_than_a_completed_write(place: Place) -> None:
     """Whatever up to 3 readers and 3 writers, and the world around them, do in whatever order."""
     with by_hand():
-        run_state_machine_as_test(
-            machine(place),
-            settings=settings(
-                max_examples=EXAMPLES,
-                stateful_step_count=STEPS,
-                derandomize=not LONG,  # in the normal run the same ones every time
-                database=None,
-                deadline=None,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
+        run(place, scaled(60, 20_000), scaled(50, 80), chance=LONG)

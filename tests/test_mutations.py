@@ -9,14 +9,15 @@ import pytest
 from long import scaled
 from model.calls import by_hand
 from model.explore import explore
-from model.mutations import MUTATIONS, Mutation
-from model.places import Place, opened
+from model.machine import run
+from model.mutations import MEMORY, MUTATIONS, Mutation
+from model.places import Memory, Place, opened
 from model.world import Violation
 
 
 def _cases() -> list[object]:
     return [
-        pytest.param(mutation, name, id=f"{mutation.name}-{name}", marks=() if name == "memory" else pytest.mark.server)
+        pytest.param(mutation, name, id=f"{mutation.name}-{name}", marks=() if name == MEMORY else pytest.mark.server)
         for mutation in MUTATIONS
         for name in mutation.breaks
     ]
@@ -39,5 +40,21 @@ def test_a_broken_protocol_is_found_out(mutation: Mutation, name: str, place: Pl
             with pytest.raises(Violation) as caught:
                 explore(place, cast, switches=mutation.switches)
         found = caught.value.runs
-        count = explore(place, cast, switches=mutation.switches, limit=scaled(max(found, 300), None))
+        count = explore(place, cast, switches=mutation.switches, limit=scaled(max(found, 100), None))
     assert count.all or count.runs >= found
+
+
+EASY = ("fill without a token check", "tombstone instead of lease", "delete before commit")
+
+
+@pytest.mark.timeout(scaled(120, 3600))
+@pytest.mark.parametrize("mutation", [each for each in MUTATIONS if each.name in EASY], ids=lambda each: each.name)
+def test_the_state_machine_finds_it_too(mutation: Mutation) -> None:
+    """A race of one reader and one writer it finds by chance, in a hundred runs or so.
+
+    It is the same chance every time, but another one with every version of hypothesis: hence the many runs allowed.
+    """
+    with by_hand(), pytest.MonkeyPatch.context() as patch:
+        mutation.breaks[MEMORY](patch)
+        with pytest.raises(Violation):
+            run(Memory(), 2_000, 50, shrink=False)

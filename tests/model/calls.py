@@ -186,6 +186,9 @@ class Call:
     def heard(self, step: Any, answer: Any) -> None:
         """The answer to a step is about to reach it."""
 
+    def carried_out(self) -> None:
+        """The cache has carried out its command."""
+
     def committed(self) -> None:
         """The store is written now."""
 
@@ -241,6 +244,7 @@ class Call:
         if fate in _ARRIVE:
             reply = world.execute(self.command)
             self._seen = world.changes
+            self.carried_out()
         elif fate in _LATE:
             world.late.append(self.command)
         self._next(reply if fate is Fate.DONE else world.place.failure(fate in _CLOSED))
@@ -283,17 +287,24 @@ class Written(Call):
     def __init__(self, world: World, process: Process, name: str, terms: Terms) -> None:
         self.terms = terms
         self.version = 0
+        self.placed = False
+        """Its mark is on the key, or may be."""
         self.guarded = False
+        """It knows that."""
         self.guard_lost = False
         super().__init__(world, process, name)
 
     @property
     def guarding(self) -> bool:
         """Whether its mark may be on the key, and may not expire."""
-        return self.terms.guards and self.live
+        return self.placed and self.live
 
     def routine(self) -> Any:
         return _write(self)
+
+    def carried_out(self) -> None:
+        if isinstance(self.step, Ask) and self.step.verb == "guard" and not self.world.place.looks(self.command):
+            self.placed = True
 
     def heard(self, step: Any, answer: Any) -> None:
         if isinstance(step, Ask) and step.verb == "guard" and type(answer) is not Failed:

@@ -2,8 +2,8 @@
 
 Moves that touch nothing in common can be swapped without anybody noticing, so of all orders that differ only by such
 swaps one is run (sleep sets: Godefroid, "Partial-Order Methods for the Verification of Concurrent Systems", 1996,
-chapter 5). With `switches` only those are run in which a call is interrupted at most so many times (Musuvathi and
-Qadeer, "Iterative Context Bounding", 2007): most races need two or three.
+chapter 5). With `switches` only those are run in which somebody who could go on is interrupted, at most so many times
+altogether (Musuvathi and Qadeer, "Iterative Context Bounding", 2007): most races need one or two.
 """
 
 from __future__ import annotations
