@@ -11,6 +11,7 @@ import json
 import logging
 import random
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,6 +20,8 @@ from .board import Board
 from .judge import Judge
 from .rows import Rows
 from .ways import ByHand, Decorated, Way
+
+CATCH_UP = 10.0  # seconds
 
 
 class Race:
@@ -81,6 +84,15 @@ class Race:
         await self.way.aclose()
         await self.rows.aclose()
 
+    def catch_up(self) -> None:
+        """What failed in the very last moments is delivered with the next calls: here they are."""
+        end = time.monotonic() + CATCH_UP
+        for key in range(self.options["keys"]):
+            while self.way.undelivered(key) and time.monotonic() < end:
+                floor = self.judge.floor(key)
+                self.judge.read("the last read", key, self.way.read(key), floor)
+                time.sleep(0.02)
+
     def run(self) -> dict[str, Any]:
         """As many threads as tasks, all at the same time."""
         callers: int = self.options["callers"]
@@ -88,8 +100,10 @@ class Race:
             calls = [threads.submit(asyncio.run, self.tasks()), *(threads.submit(self.plain) for _ in range(callers))]
             for call in calls:
                 call.result()
+        self.catch_up()
         self.judge.settle()
         self.way.close()
+        self.rows.close()
         return {"operations": self.operations, **self.judge.report(), **self.way.report()}
 
 
