@@ -5,12 +5,18 @@ Annotations are not postponed in this file: typer evaluates them, and knows noth
 
 import signal
 import sys
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import typer
+    from rich.table import Table
 
     from .check import Wish
+    from .progress import Progress
+
+Found = TypeVar("Found", bound=Any)
 
 
 def main() -> None:
@@ -95,57 +101,49 @@ def make_app() -> "typer.Typer":
 
 def run_demo(cache: str, store: str, seconds: float, as_json: bool) -> int:
     """Run the demo and print what came out; the exit status."""
-    import dataclasses
-    import json
-
     from . import demo
     from .demo import view
-    from .errors import CachesideError
 
-    try:
-        if as_json:
-            figures = demo.run(cache, store, seconds, lambda name: lambda done: None)
-        else:
-            with view.Bars() as bars:
-                figures = demo.run(cache, store, seconds, bars.phase)
-    except CachesideError as error:
-        fail(str(error))
-    except KeyboardInterrupt:
-        sys.exit(130)
-    if as_json:
-        print(json.dumps(dataclasses.asdict(figures), indent=2))
-    else:
-        view.print_table(figures)
+    figures = _run(lambda phase: demo.run(cache, store, seconds, phase), view.table, as_json)
     return 1 if figures.stale_reads else 0
 
 
 def run_check(wish: "Wish", as_json: bool) -> int:
     """Run the check and print what came out; the exit status."""
+    from . import check
+    from .check import view
+
+    report = _run(lambda phase: check.run(wish, phase), view.table, as_json)
+    if report.status == 2:
+        fail(report.failures[0])
+    return report.status
+
+
+def _run(
+    work: "Callable[[Callable[[str], Progress]], Found]", table: "Callable[[Found], Table]", as_json: bool
+) -> "Found":
+    """Do the work of a command with its progress shown, and print what was found: a dataclass."""
     import dataclasses
     import json
 
-    from . import check
-    from .check import view
-    from .demo.view import Bars
     from .errors import CachesideError
+    from .terminal import Bars, print_table
 
     try:
         if as_json:
-            report = check.run(wish, lambda name: lambda done: None)
+            found = work(lambda name: lambda done: None)
         else:
             with Bars() as bars:
-                report = check.run(wish, bars.phase)
+                found = work(bars.phase)
     except CachesideError as error:
         fail(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
     if as_json:
-        print(json.dumps(dataclasses.asdict(report), indent=2))
+        print(json.dumps(dataclasses.asdict(found), indent=2))
     else:
-        view.print_table(report)
-    if report.status == 2:
-        fail(report.failures[0])
-    return report.status
+        print_table(table(found))
+    return found
 
 
 def fail(message: str) -> NoReturn:

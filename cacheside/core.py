@@ -5,12 +5,11 @@ As in `engine.py`, what takes I/O is a generator of steps for the drivers.
 
 from __future__ import annotations
 
-import binascii
-import os
 import time
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, NamedTuple
 
+from . import tokens
 from .backends.base import AsyncBackend, Backend, Capability, Size
 from .errors import ConfigurationError, NotCacheableError
 from .flight import Flights
@@ -72,7 +71,7 @@ class Core:
             or it is pending. Races: a command that arrives late, after the release that followed its failure, leaves a
             mark for `hold` seconds, and with it loads, never an old value.
         """
-        token = _token()
+        token = tokens.fresh().decode()
         marked = dict.fromkeys(plan, token)
         try:
             answer = yield Ask("guard", (tuple(plan), token, hold))
@@ -105,7 +104,7 @@ class Core:
             for key, update in updates.items():
                 if (yield from self._update(key, str(left[key]), update)):
                     del left[key]
-            failures, lost = yield from self._tell(Snapshot(0, *_parts(left), False))
+            failures, lost = yield from self._tell(*_parts(left))
         except BaseException:  # cancelled in it: whether it arrived is not known, so it counts as failed
             self.undelivered(left)
             raise
@@ -146,7 +145,8 @@ class Core:
             if "clear" in self.capabilities:  # else only `cache.clear(everything=True)` helps; the log has said so
                 yield from self._clear(self.prefix or None, due)
             return None
-        failures, _ = yield from self._tell(due)  # a mark that is missing may have been taken back by a lost command
+        # A mark that is missing may have been taken back by a command whose answer was lost: it is not counted.
+        failures, _ = yield from self._tell(due.keys, due.marks)
         failed = {key for failure in failures for key in failure.keys}
         for failure in failures:
             self.failed(failure.error)
@@ -156,18 +156,18 @@ class Core:
         self.pending.settle(due, but=failed)
         return None
 
-    def _tell(self, what: Snapshot) -> Generator[Step, Any, tuple[list[_Failure], int]]:
+    def _tell(
+        self, keys: tuple[str, ...], marks: tuple[tuple[str, str], ...]
+    ) -> Generator[Step, Any, tuple[list[_Failure], int]]:
         """Invalidate keys and take back marks; returns what failed, and how many marks were not there any more."""
         failures, lost = [], 0
-        for verb, items, keys in (
-            ("invalidate", what.keys, what.keys),
-            ("unguard", what.marks, [key for key, _ in what.marks]),
-        ):
+        marked = frozenset(key for key, _ in marks)
+        for verb, items, concerned in (("invalidate", keys, frozenset(keys)), ("unguard", marks, marked)):
             if items:
                 answer = yield Ask(verb, (items,))
                 if type(answer) is Failed:
                     known = getattr(answer.error, "keys", None) or ()
-                    failures.append(_Failure(answer.error, frozenset(keys).intersection(known) or frozenset(keys)))
+                    failures.append(_Failure(answer.error, concerned.intersection(known) or concerned))
                 elif verb == "unguard":
                     lost += answer
         return failures, lost
@@ -230,7 +230,3 @@ class Core:
 def _parts(plan: Plan) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
     keys = tuple(key for key, mark in plan.items() if mark is None)
     return keys, tuple((key, mark) for key, mark in plan.items() if mark is not None)
-
-
-def _token() -> str:
-    return binascii.b2a_base64(os.urandom(12), newline=False).decode()

@@ -18,10 +18,14 @@ import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
+from adapter import Adapter
 from colours import Colour, Tasks, Threads
+from memcached_tools import Relay, opener
 from redis_groups import RedisCluster, SentinelGroup
 from redis_tools import MakeCache, cache_maker
 from servers import MariaDBServer, MemcachedServer, PostgresServer, RedisServer, ValkeyServer
+from wire import Wire
+from write_shop import Shop
 
 SERVER_FIXTURES = frozenset({
     "mariadb_server", "memcached_ring", "memcached_server", "new_memcached", "new_redis", "postgres_server",
@@ -147,3 +151,40 @@ def new_memcached() -> Iterator[Callable[..., MemcachedServer]]:
             return stack.enter_context(MemcachedServer(*args, unix=unix))
 
         yield start
+
+
+@pytest.fixture
+def relay(memcached_server: MemcachedServer) -> Iterator[Relay]:
+    """What stands between the session's memcached and a backend."""
+    with Relay(memcached_server) as started:
+        yield started
+
+
+@pytest.fixture
+def other(memcached_server: MemcachedServer) -> Iterator[Adapter]:
+    """Another process's backend on the session's memcached."""
+    with opener("sync") as make:
+        yield make(memcached_server)
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("redis_server", marks=pytest.mark.server),
+        pytest.param("memcached_server", marks=pytest.mark.server),
+    ]
+)
+def url(request: pytest.FixtureRequest) -> str:
+    """Each kind of server."""
+    return str(request.getfixturevalue(request.param).url)
+
+
+@pytest.fixture(params=[False, True], ids=["server", "in_process"])
+def wire(request: pytest.FixtureRequest) -> Wire:
+    """A backend that breaks as it is told to."""
+    return Wire(in_process=request.param)
+
+
+@pytest.fixture
+def shop(colour: Colour, wire: Wire, make_cache: MakeCache) -> Shop:
+    """A store behind a cache on such a backend, in each colour."""
+    return Shop(colour, wire, make_cache)

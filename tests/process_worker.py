@@ -18,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from by_hand import GetSetDelete
+
 from cacheside import Cache
 
 PATIENCE = 30.0  # seconds: longer than any server takes here, however busy the machine
@@ -152,37 +154,10 @@ class Shared:
         return self.cache.stats().totals._asdict()
 
 
-class ByHand:
+class ByHand(GetSetDelete):
     """The control: get, set and delete, as most people write it."""
 
-    def __init__(self, options: dict[str, Any], rows: Rows) -> None:
-        self.cache = Cache("null://")  # there is nothing to close
-        self._rows = rows
-        self._prefix = options["namespace"]
-        if options["url"].startswith("redis:"):
-            import redis
-
-            self._client: Any = redis.Redis.from_url(options["url"])
-        else:
-            import pymemcache
-
-            address = options["url"].removeprefix("memcached://")
-            self._client = pymemcache.PooledClient(address, default_noreply=False, max_pool_size=64)
-
-    def read(self, key: int) -> int:
-        """Look in the cache; on a miss load and store."""
-        stored = self._client.get(f"{self._prefix}:{key}")
-        if stored is not None:
-            return int(stored)
-        version = self._rows.load(key)
-        self._client.set(f"{self._prefix}:{key}", str(version).encode())
-        return version
-
-    def write(self, key: int) -> int:
-        """Write the store, then delete."""
-        version = self._rows.write(key)
-        self._client.delete(f"{self._prefix}:{key}")
-        return version
+    cache = Cache("null://")  # there is nothing to close
 
     async def aread(self, key: int) -> int:
         """`read`, in a thread."""

@@ -17,13 +17,6 @@ from cacheside.backends.memcached import MemcachedBackend
 from cacheside.errors import CacheUnavailable
 
 
-@pytest.fixture
-def relay(memcached_server: MemcachedServer) -> Iterator[Relay]:
-    """What stands between the session's server and `cache`."""
-    with Relay(memcached_server) as started:
-        yield started
-
-
 @pytest.fixture(params=COLOURS)
 def open_backend(request: pytest.FixtureRequest, relay: Relay) -> Iterator[Open]:
     """Make an adapter of either colour: `open_backend(*servers, **options)`."""
@@ -35,13 +28,6 @@ def open_backend(request: pytest.FixtureRequest, relay: Relay) -> Iterator[Open]
 def cache(open_backend: Open, relay: Relay) -> Adapter:
     """A backend on the session's server, through the relay."""
     return open_backend(relay.address)
-
-
-@pytest.fixture
-def other(memcached_server: MemcachedServer) -> Iterator[Adapter]:
-    """Another process's backend on the same server."""
-    with opener("sync") as make:
-        yield make(memcached_server)
 
 
 def put(cache: Adapter, key: str, what: str) -> None:

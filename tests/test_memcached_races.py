@@ -16,25 +16,11 @@ from cacheside.backends.memcached import changes, known
 from cacheside.errors import CacheUnavailable
 
 
-@pytest.fixture
-def relay(memcached_server: MemcachedServer) -> Iterator[Relay]:
-    """What stands between the session's server and `cache`."""
-    with Relay(memcached_server) as started:
-        yield started
-
-
 @pytest.fixture(params=COLOURS)
 def cache(request: pytest.FixtureRequest, relay: Relay) -> Iterator[Adapter]:
     """A backend of either colour on the session's server, through the relay."""
     with opener(request.param) as make:
         yield make(relay.address)
-
-
-@pytest.fixture
-def other(memcached_server: MemcachedServer) -> Iterator[Adapter]:
-    """Another process's backend on the same server."""
-    with opener("sync") as make:
-        yield make(memcached_server)
 
 
 # --- invalidations ---

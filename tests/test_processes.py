@@ -20,17 +20,6 @@ from shop import postgres_store
 TIMEOUT = 60  # seconds; far more than anything takes, so that a deadlock fails the test instead of hanging it
 
 
-@pytest.fixture(
-    params=[
-        pytest.param("redis_server", marks=pytest.mark.server),
-        pytest.param("memcached_server", marks=pytest.mark.server),
-    ]
-)
-def url(request: pytest.FixtureRequest) -> str:
-    """Each kind of server."""
-    return str(request.getfixturevalue(request.param).url)
-
-
 class Worker:
     """One process of `process_worker.py`. It ends with the block at the latest."""
 

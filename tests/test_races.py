@@ -13,17 +13,6 @@ from servers import PostgresServer
 PROCESSES, CALLERS = 8, 3
 
 
-@pytest.fixture(
-    params=[
-        pytest.param("redis_server", marks=pytest.mark.server),
-        pytest.param("memcached_server", marks=pytest.mark.server),
-    ]
-)
-def url(request: pytest.FixtureRequest) -> str:
-    """Each kind of server."""
-    return str(request.getfixturevalue(request.param).url)
-
-
 def run(url: str, store: str, folder: Path, operations: int, **options: object) -> Report:
     """A race of so many operations altogether."""
     each = -(-operations // (PROCESSES * CALLERS * 2))

@@ -7,25 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from colours import Colour
 from redis_tools import MakeCache
 from wire import Fault, Wire, interrupted, late, lost, unsent
 from write_shop import Shop
 
 from cacheside import Cache, CacheUnavailable
-
-
-@pytest.fixture(params=[False, True], ids=["server", "in_process"])
-def wire(request: pytest.FixtureRequest) -> Wire:
-    """What the caches are on."""
-    return Wire(in_process=request.param)
-
-
-@pytest.fixture
-def shop(colour: Colour, wire: Wire, make_cache: MakeCache) -> Shop:
-    """In each colour, on each."""
-    return Shop(colour, wire, make_cache)
-
 
 # --- releases that fail ---
 

@@ -9,27 +9,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from colours import Colour
-from redis_tools import MakeCache
 from wire import Wire
 from write_shop import Shop
 
 import cacheside
 from cacheside import Cache, CacheUnavailable, ConfigurationError, cached, invalidates, updates
 from cacheside.testing import disabled
-
-
-@pytest.fixture(params=[False, True], ids=["server", "in_process"])
-def wire(request: pytest.FixtureRequest) -> Wire:
-    """What the caches are on."""
-    return Wire(in_process=request.param)
-
-
-@pytest.fixture
-def shop(colour: Colour, wire: Wire, make_cache: MakeCache) -> Shop:
-    """In each colour, on each."""
-    return Shop(colour, wire, make_cache)
-
 
 # --- kinds of functions ---
 

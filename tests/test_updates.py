@@ -19,19 +19,6 @@ from cacheside import Cache, CacheWarning
 from cacheside.errors import NotCacheableError
 from cacheside.testing import FakeClock
 
-
-@pytest.fixture(params=[False, True], ids=["server", "in_process"])
-def wire(request: pytest.FixtureRequest) -> Wire:
-    """What the caches are on."""
-    return Wire(in_process=request.param)
-
-
-@pytest.fixture
-def shop(colour: Colour, wire: Wire, make_cache: MakeCache) -> Shop:
-    """In each colour, on each."""
-    return Shop(colour, wire, make_cache)
-
-
 # --- what is sent, and what is found after it ---
 
 

@@ -7,26 +7,11 @@ import functools
 from typing import Any
 
 import pytest
-from colours import Colour
-from redis_tools import MakeCache
 from wire import Wire
 from write_shop import Shop
 
 import cacheside
 from cacheside import Cache, ConfigurationError, InvalidKeyError, cached, updates
-
-
-@pytest.fixture(params=[False, True], ids=["server", "in_process"])
-def wire(request: pytest.FixtureRequest) -> Wire:
-    """What the caches are on."""
-    return Wire(in_process=request.param)
-
-
-@pytest.fixture
-def shop(colour: Colour, wire: Wire, make_cache: MakeCache) -> Shop:
-    """In each colour, on each."""
-    return Shop(colour, wire, make_cache)
-
 
 # --- kinds of functions ---
 

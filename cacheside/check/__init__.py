@@ -18,10 +18,10 @@ import contextlib
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from ..backends.urls import masked
 from ..errors import CachesideError
+from ..progress import Progress
 from .crew import Crew
 from .figures import Column, Report, notes
 from .store import Store
@@ -29,9 +29,6 @@ from .ways import Naive, Ours, Way
 from .worker import CALLERS, TASKS, THREADS, Settings
 
 OPERATIONS = 20_000  # unless it is asked for something else
-
-Progress: TypeAlias = Callable[[float], None]
-"""Is told how much of a phase has been done, from 0 to 1."""
 
 
 @dataclass(frozen=True)

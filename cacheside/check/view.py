@@ -1,22 +1,14 @@
-"""The report for the eye: one table, at most 80 columns wide. It needs rich."""
+"""The report for the eye: one table. It needs rich."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from .figures import Column, Report
 from .ways import Naive, Ours
-
-
-def print_table(report: Report) -> None:
-    """The report on stdout."""
-    console = Console()
-    console.width = min(80, console.width)
-    console.print(table(report))
 
 
 def table(report: Report) -> Table:

@@ -18,10 +18,12 @@ from typing import TypeAlias
 
 from .. import Cache, CacheUnavailable, ConfigurationError, configure
 from ..backends import urls
+from ..latencies import Latency
+from ..progress import Progress
 from . import latency, stampede
-from .figures import Figures, Latency
+from .figures import Figures
 from .products import Product, Products
-from .stores import ROWS, Progress, Store, open_store
+from .stores import ROWS, Store, open_store
 from .traffic import Oracle, Tally, Traffic
 
 PATIENCE = 3.0  # seconds
@@ -81,8 +83,8 @@ def run(cache_url: str, store_url: str, seconds: float, phase: Phases) -> Figure
         coalesced=totals.coalesced,
         refused=totals.refused,
         errors=cache.stats().totals.errors,
-        latency_with_cache=Latency(cached.percentile(50), cached.percentile(99)),
-        latency_without_cache=Latency(uncached.percentile(50), uncached.percentile(99)),
+        latency_with_cache=Latency.of(cached),
+        latency_without_cache=Latency.of(uncached),
         stampede_of_threads=of_threads,
         stampede_of_tasks=of_tasks,
         stale_reads=seen.stale_reads + wrong,

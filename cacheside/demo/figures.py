@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..latencies import Latency
 from .stampede import Stampede
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Half of the calls, and 99 of 100, were at least as fast as this; in microseconds."""
-
-    p50_us: float
-    p99_us: float
 
 
 @dataclass(frozen=True)

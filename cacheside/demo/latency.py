@@ -2,33 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections import Counter
 
+from ..latencies import Latencies
+from ..progress import Progress
 from .products import Products
-from .stores import Progress
 from .traffic import Oracle, Tally, draws
-
-
-class Latencies:
-    """Durations, counted in steps of 1 %: memory is bounded, and no call is left out."""
-
-    def __init__(self) -> None:
-        self._counts: Counter[int] = Counter()
-
-    def add(self, nanoseconds: int) -> None:
-        """One call."""
-        self._counts[int(math.log(nanoseconds + 1) * 100)] += 1
-
-    def percentile(self, percent: float) -> float:
-        """The microseconds within which so much of the calls had ended; 0 if there were none."""
-        left = self._counts.total() * percent / 100
-        for step, count in sorted(self._counts.items()):
-            left -= count
-            if left <= 0:
-                return round(math.exp((step + 0.5) / 100) / 1000, 1)
-        return 0.0
 
 
 def measure(

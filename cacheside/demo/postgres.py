@@ -11,7 +11,8 @@ from typing import Any
 
 from ..backends.urls import masked
 from ..errors import ConfigurationError, MissingExtraError
-from .stores import COLUMNS, CONNECTIONS, Progress, Store, StoreFailed, new_rows
+from ..progress import Progress
+from .stores import COLUMNS, CONNECTIONS, Store, StoreFailed, new_rows
 
 try:
     import psycopg

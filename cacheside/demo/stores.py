@@ -8,20 +8,18 @@ import queue
 import random
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 from ..backends.urls import masked
 from ..errors import CachesideError, ConfigurationError
+from ..progress import Progress
 
 ROWS = 50_000
 CONNECTIONS = 8  # for all threads; an event loop has as many of its own
 COLUMNS = "(id INTEGER PRIMARY KEY, name TEXT NOT NULL, price INTEGER NOT NULL, version INTEGER NOT NULL)"
-
-Progress: TypeAlias = Callable[[float], None]
-"""Is told how much has been done, from 0 to 1."""
 
 
 class StoreFailed(CachesideError):

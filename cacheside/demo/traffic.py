@@ -12,8 +12,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from itertools import accumulate
 
+from ..progress import Progress
 from .products import Product, Products
-from .stores import ROWS, Progress
+from .stores import ROWS
 
 THREADS = 4
 TASKS = 4

@@ -1,51 +1,12 @@
-"""The demo for the eye: a progress bar for each phase, and the table at the end. It needs rich."""
+"""The demo for the eye: the table at the end. It needs rich."""
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn
-from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 from .figures import Figures
 from .stampede import Stampede
-from .stores import Progress
-
-
-class Bars:
-    """Progress bars on stderr. Nothing appears before the first progress is made."""
-
-    def __init__(self) -> None:
-        columns = TextColumn("{task.description:>24}"), BarColumn(), TaskProgressColumn()
-        self._bars = RichProgress(*columns, console=Console(stderr=True))
-
-    def __enter__(self) -> Bars:
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        if self._bars.tasks:
-            self._bars.stop()
-
-    def phase(self, name: str) -> Progress:
-        """A new bar; gives what moves it."""
-        bar: TaskID | None = None
-
-        def progress(done: float) -> None:
-            nonlocal bar
-            if bar is None:
-                self._bars.start()
-                bar = self._bars.add_task(name, total=1.0)
-            self._bars.update(bar, completed=done)
-
-        return progress
-
-
-def print_table(figures: Figures) -> None:
-    """The figures on stdout, at most 80 columns wide."""
-    console = Console()
-    console.width = min(80, console.width)
-    console.print(table(figures))
 
 
 def table(figures: Figures) -> Table:

@@ -231,7 +231,7 @@ def _sent_again(verb: str) -> Callable[[Patch], None]:
             reply = None
             try:
                 while True:
-                    reply = yield from redis_wire._twice(steps.send(reply))
+                    reply = yield from redis_wire.twice(steps.send(reply))
             except StopIteration as end:
                 return end.value
 

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
+from by_hand import GetSetDelete
+
 from cacheside import Cache
 
 from .rows import Rows
@@ -85,51 +87,26 @@ class Decorated:
         return {**stats.totals._asdict(), **{name: getattr(stats, name) for name in names}}
 
 
-class ByHand:
-    """The control: get, set and delete, as most people write it."""
+class ByHand(GetSetDelete):
+    """The control, in both colours."""
 
     def __init__(self, options: dict[str, Any], rows: Rows) -> None:
-        self._rows = rows
-        self._prefix = options["namespace"]
+        super().__init__(options, rows)
         self.writes: dict[str, Write] = {"plain": self.write}
         self.awrites: dict[str, AsyncWrite] = {"plain": self.awrite}
-        if options["url"].startswith("redis:"):
-            import redis
-
-            self._client: Any = redis.Redis.from_url(options["url"])
-        else:
-            import pymemcache  # type: ignore[import-untyped]  # it ships no types
-
-            address = options["url"].removeprefix("memcached://")
-            self._client = pymemcache.PooledClient(address, default_noreply=False, max_pool_size=64)
-
-    def read(self, key: int) -> int:
-        """Look in the cache; on a miss load and store."""
-        stored = self._client.get(f"{self._prefix}:{key}")
-        if stored is not None:
-            return int(stored)
-        version = self._rows.load(key)
-        self._client.set(f"{self._prefix}:{key}", str(version).encode())
-        return version
-
-    def write(self, key: int, done: list[int]) -> int:
-        """Write the store, then delete."""
-        version = self._rows.write(key, done)
-        self._client.delete(f"{self._prefix}:{key}")
-        return version
 
     async def aread(self, key: int) -> int:
         """`read`, awaitable; the client of threads does for the control."""
         stored = await asyncio.to_thread(self._client.get, f"{self._prefix}:{key}")
         if stored is not None:
             return int(stored)
-        version = await self._rows.aload(key)
+        version: int = await self._rows.aload(key)
         await asyncio.to_thread(self._client.set, f"{self._prefix}:{key}", str(version).encode())
         return version
 
     async def awrite(self, key: int, done: list[int]) -> int:
         """`write`, awaitable."""
-        version = await self._rows.awrite(key, done)
+        version: int = await self._rows.awrite(key, done)
         await asyncio.to_thread(self._client.delete, f"{self._prefix}:{key}")
         return version
 

@@ -9,6 +9,7 @@ the same two round trips.
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -31,7 +32,7 @@ class Item(NamedTuple):
     unread: bool
 
 
-class Change:
+class Change(ABC):
     """One key to be changed; what is to become of it, its subclasses say. One that is not `done` has failed."""
 
     batch = BATCH
@@ -50,13 +51,13 @@ class Change:
         """The command that asks what the key holds."""
         return b"mg %b v c f t\r\n" % self.wire_key if self.asks_value else b"mg %b c f t\r\n" % self.wire_key
 
+    @abstractmethod
     def plan(self, item: Item | None) -> bytes:
         """The command for what the key holds; none: nothing is to be done."""
-        raise NotImplementedError
 
+    @abstractmethod
     def settle(self, code: bytes, cas: wire.Cas | None) -> bool:
         """Whether the change is done, after the answer `code` to that command."""
-        raise NotImplementedError
 
     def delete(self, item: Item) -> bytes:
         """Take the item away, if it is still the same."""

@@ -6,14 +6,15 @@ whose replies it is sent back. What is said to the servers, and what the replies
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Generator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from redis.exceptions import ConnectionError, MaxConnectionsError, RedisError, ResponseError
+from redis.exceptions import MaxConnectionsError, RedisError, ResponseError
 
 from ...breaker import Breaker
 from ...errors import CacheUnavailable
-from .wire import Command, Operation, Protocol
+from .wire import Command, Operation, Protocol, answered, twice
 
 Address: TypeAlias = tuple[str, int]
 """Host and port."""
@@ -41,12 +42,7 @@ def question(*command: Any) -> Operation:
     Raises:
         CacheUnavailable: no answer, or a refusal.
     """
-    reply = yield command
-    if isinstance(reply, ConnectionError):  # the other side may have closed the pooled connection long ago
-        reply = yield command
-    if isinstance(reply, (RedisError, OSError)):
-        raise CacheUnavailable(f"{type(reply).__name__}: {reply}") from reply
-    return reply
+    return answered((yield from twice(command)))
 
 
 def unanswered(reply: object) -> bool:
@@ -54,7 +50,7 @@ def unanswered(reply: object) -> bool:
     return isinstance(reply, (RedisError, OSError)) and not isinstance(reply, (ResponseError, MaxConnectionsError))
 
 
-class Route:
+class Route(ABC):
     """The calls of a backend as steps.
 
     Args:
@@ -83,9 +79,9 @@ class Route:
         """Those that are in use now: connections to others may go."""
         return ()
 
+    @abstractmethod
     def of_key(self, key: str, operation: Operation) -> Steps:
         """An operation on one key."""
-        raise NotImplementedError
 
     def lookup(self, key: str, lease: float) -> Steps:
         """See `Backend.lookup`."""
@@ -107,21 +103,21 @@ class Route:
         """See `Backend.update`; the proof is the token itself."""
         return self.of_key(key, self.protocol.update(key, token, stored, ttl))
 
+    @abstractmethod
     def invalidate(self, keys: Sequence[str]) -> Steps:
         """See `Backend.invalidate`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def guard(self, keys: Sequence[str], token: str, hold: float) -> Steps:
         """See `Backend.guard`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def unguard(self, marks: Sequence[tuple[str, str]]) -> Steps:
         """See `Backend.unguard`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def clear(self, prefix: str | None) -> Steps:
         """See `Backend.clear`."""
-        raise NotImplementedError
 
     def _admitted(self, address: Address) -> bool:
         """Whether a command to that server would be a probe; asked before its token is made.

@@ -19,8 +19,6 @@ retries, and what is tried again is tried again here.
 
 from __future__ import annotations
 
-import binascii
-import os
 import re
 import threading
 from collections.abc import Generator, Sequence
@@ -28,7 +26,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from redis.exceptions import ConnectionError, NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
-from ... import forks
+from ... import forks, tokens
 from ...errors import CacheUnavailable
 from ..base import Answer, Busy, Guarded, Hit, Leased
 from . import scripts
@@ -47,15 +45,11 @@ _UNUSED = b"0" * 26
 _WRONG_TYPE = b"!type"  # `seen` of a key that holds no string
 
 
-def _token() -> bytes:
-    return binascii.b2a_base64(os.urandom(12), newline=False)
-
-
 def _ms(seconds: float) -> int:
     return min(max(1, round(seconds * 1000)), 10**14)  # three thousand years; the server's own limit is not far above
 
 
-def _checked(reply: Any, kind: type[Any] = object) -> Any:
+def answered(reply: Any, kind: type[Any] = object) -> Any:
     """The reply, or the error it stands for.
 
     Raises:
@@ -68,7 +62,7 @@ def _checked(reply: Any, kind: type[Any] = object) -> Any:
     return reply
 
 
-def _twice(command: Command) -> Operation:
+def twice(command: Command) -> Operation:
     """Send a command which may safely arrive twice; once more if the connection turns out to be closed.
 
     That is how pooled connections look after a restart of the server. A time-out is not tried again: it would double
@@ -82,9 +76,9 @@ def _twice(command: Command) -> Operation:
 
 def _evaluate(script: scripts.Script, keys: Sequence[str], *args: Any) -> Operation:
     """Run a script which may safely arrive twice; load it where the server does not know it (yet, or any more)."""
-    reply = yield from _twice(("EVALSHA", script.sha, len(keys), *keys, *args))
+    reply = yield from twice(("EVALSHA", script.sha, len(keys), *keys, *args))
     if isinstance(reply, NoScriptError):
-        reply = yield from _twice(("EVAL", script.text, len(keys), *keys, *args))
+        reply = yield from twice(("EVAL", script.text, len(keys), *keys, *args))
     return reply
 
 
@@ -115,7 +109,7 @@ class Protocol:
     def lookup(self, key: str, lease: float) -> Operation:
         """See `Backend.lookup`: one native command, SET key L<token> NX GET PX <ms>."""
         for attempt in (1, 2):
-            token = _token()
+            token = tokens.fresh()
             reply: Any = None
             try:
                 if self._native:
@@ -130,19 +124,19 @@ class Protocol:
                 self._remember(token)
                 raise
             if isinstance(reply, (OutOfMemoryError, ReadOnlyError)):
-                return self._read_only((yield from _twice(("GET", key))), reply)
+                return self._read_only((yield from twice(("GET", key))), reply)
             if isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE"):
                 return Hit(b"", _WRONG_TYPE)
             if not isinstance(reply, (RedisError, OSError)):
                 return self._answer(reply, token)
             self._remember(token)
             if attempt == 2 or not isinstance(reply, ConnectionError):
-                _checked(reply)
+                answered(reply)
         raise AssertionError("the second attempt has returned or raised")
 
     def replace(self, key: str, seen: bytes, lease: float) -> Operation:
         """See `Backend.replace`."""
-        token = _token()
+        token = tokens.fresh()
         command = (1, key, seen, b"L" + token, _ms(lease))
         try:
             reply = yield ("EVALSHA", scripts.REPLACE.sha, *command)
@@ -153,22 +147,22 @@ class Protocol:
             raise
         if isinstance(reply, (RedisError, OSError)):
             self._remember(token)
-        return Leased(token) if _checked(reply) == 1 else Busy()
+        return Leased(token) if answered(reply) == 1 else Busy()
 
     def fill(self, key: str, token: bytes, stored: bytes, ttl: float | None) -> Operation:
         """See `Backend.fill`. A fill that arrives twice finds its own value, under the same token: accepted again."""
         entry = b"".join((b"V", token, _UNUSED, stored))
         reply = yield from _evaluate(scripts.FILL, [key], token, entry, 0 if ttl is None else _ms(ttl))
-        return _checked(reply) == 1
+        return answered(reply) == 1
 
     def release(self, key: str, token: bytes) -> Operation:
         """See `Backend.release`."""
-        return _checked((yield from _evaluate(scripts.RELEASE, [key], b"L" + token))) == 1
+        return answered((yield from _evaluate(scripts.RELEASE, [key], b"L" + token))) == 1
 
     def invalidate(self, keys: Sequence[str]) -> Operation:
         """See `Backend.invalidate`: one script for a thousand keys."""
         for batch in _batches(keys):
-            _checked((yield from _evaluate(scripts.INVALIDATE, batch)))
+            answered((yield from _evaluate(scripts.INVALIDATE, batch)))
 
     def guard(self, keys: Sequence[str], token: str, hold: float) -> Operation:
         """See `Backend.guard`: one script for a thousand keys. The proof is the token itself, so None stands for it.
@@ -180,7 +174,7 @@ class Protocol:
             reply = yield ("EVALSHA", scripts.GUARD.sha, *command)
             if isinstance(reply, NoScriptError):
                 reply = yield ("EVAL", scripts.GUARD.text, *command)
-            _checked(reply)
+            answered(reply)
         return [None] * len(keys)
 
     def unguard(self, marks: Sequence[tuple[str, str]]) -> Operation:
@@ -188,7 +182,7 @@ class Protocol:
         lost = 0
         for batch in _batches(marks):
             keys, tokens = zip(*batch, strict=True)
-            lost += _checked((yield from _evaluate(scripts.UNGUARD, keys, *tokens)), int)
+            lost += answered((yield from _evaluate(scripts.UNGUARD, keys, *tokens)), int)
         return lost
 
     def update(self, key: str, token: str, stored: bytes, ttl: float | None) -> Operation:
@@ -200,7 +194,7 @@ class Protocol:
         reply = yield ("EVALSHA", scripts.UPDATE.sha, *command)
         if isinstance(reply, NoScriptError):
             reply = yield ("EVAL", scripts.UPDATE.text, *command)
-        return _checked(reply) == 1
+        return answered(reply) == 1
 
     def clear(self, prefix: str | None) -> Operation:
         """See `Backend.clear`: SCAN and invalidate, or FLUSHDB for everything.
@@ -209,7 +203,7 @@ class Protocol:
         that began after it as well.
         """
         if prefix is None:
-            _checked((yield from _twice(("FLUSHDB",))))
+            answered((yield from twice(("FLUSHDB",))))
             return
         cursor = 0
         while True:
@@ -221,7 +215,7 @@ class Protocol:
     def scan(self, prefix: str, cursor: int) -> Operation:
         """One step of a walk over all keys that begin with `prefix`: the next cursor, 0 at the end, and some keys."""
         pattern = re.sub(r"[*?[\]\\]", r"\\\g<0>", prefix) + "*"
-        match _checked((yield from _twice(("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)))):
+        match answered((yield from twice(("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)))):
             case [bytes() as after, list() as keys] if after.isdigit():
                 return int(after), keys
         raise CacheUnavailable("it answered SCAN with something else than a cursor and keys: is it a Redis?")
@@ -245,7 +239,7 @@ class Protocol:
 
     def _seen(self, reply: bytes) -> Answer:
         if type(reply) is not bytes:
-            _checked(reply, bytes)
+            answered(reply, bytes)
         if len(reply) == 17 and reply[:1] == b"L":
             return Leased(reply[1:]) if self._adopt(reply[1:]) else Busy()
         if reply[:1] == b"V" and len(reply) >= _HEADER:
@@ -256,6 +250,6 @@ class Protocol:
 
     def _read_only(self, reply: Any, refusal: Exception) -> Answer:
         """A server that takes no writes (out of memory, a replica) still answers reads."""
-        if _checked(reply) is None:
+        if answered(reply) is None:
             raise CacheUnavailable(f"{type(refusal).__name__}: {refusal}") from refusal
         return self._seen(reply)
