@@ -34,16 +34,19 @@ SERVER_FIXTURES = frozenset({
 
 PROOFS = (
     "test_check", "test_faults", "test_fuzz", "test_interleavings", "test_memcached_races", "test_model",
-    "test_mutations", "test_outage", "test_races", "test_redis_cluster", "test_redis_sentinel",
+    "test_mutations", "test_outage", "test_processes", "test_races", "test_redis_cluster", "test_redis_sentinel",
 )  # fmt: skip
+ALONE = ("test_check", "test_faults", "test_outage", "test_processes", "test_races")
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what uses a server, and what proves a protocol."""
+    """Mark what uses a server, what proves a protocol, and what must have the machine to itself."""
     for item in items:
         if item.path.name.startswith(PROOFS):
             item.add_marker(pytest.mark.proof)
+        if item.path.name.startswith(ALONE):
+            item.add_marker(pytest.mark.alone)
         if SERVER_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.server)
 

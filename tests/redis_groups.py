@@ -17,6 +17,7 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from servers import HOST, RedisServer, Server, find_program, free_port, talk
 
 PATIENCE = 60.0  # seconds; far more than anything takes
+ELECTION = 2.5  # seconds for which a cluster node remembers the votes that it has got: its auth timeout, and some more
 
 
 def ask(server: Server, *command: Any) -> Any:
@@ -88,6 +89,8 @@ class RedisCluster(_Group):
     def __init__(self) -> None:
         super().__init__()
         self.nodes = [ClusterNode() for _ in range(6)]
+        self._masters: list[ClusterNode] = []
+        self._elected = 0.0  # when other masters were found
 
     @property
     def url(self) -> str:
@@ -118,6 +121,16 @@ class RedisCluster(_Group):
                 node.start()
             node.thaw()
         wait_for("the cluster is whole", self._is_whole)
+        if (masters := self.masters()) != self._masters:
+            self._masters, self._elected = masters, time.monotonic()
+
+    def rest(self) -> None:
+        """Call before a failover: it must not follow upon another within the time of an election.
+
+        Redis itself goes wrong there: a node that was elected, lost its slots to another and is to take them over again
+        counts the votes of its first election, becomes master with that old epoch, and no other node believes it.
+        """
+        time.sleep(max(0.0, self._elected + ELECTION - time.monotonic()))
 
     def master_of(self, key: str) -> ClusterNode:
         """The server that has the slot of `key`, as the others see it."""
@@ -150,6 +163,7 @@ class RedisCluster(_Group):
     def fail_over(self, master: ClusterNode) -> ClusterNode:
         """Have the replica of a master that is alive take over, and wait until all say so; returns it."""
         heir = self.replica_of(master)
+        self.rest()
         ask(heir, "CLUSTER", "FAILOVER")
         wait_for("the replica is master", lambda: heir.role == "master" and master.role == "slave")
         self.heal()

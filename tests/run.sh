@@ -6,6 +6,9 @@
 # The tests marked "proof" (races, faults, models, fuzzing) say little about a Python and much about the protocols: they
 # run on the first Python only. --long makes them long, for one Python: an hour or more instead of minutes.
 #
+# Most tests wait more than they compute, so several run at once; those marked "alone" have the machine to themselves.
+# With arguments for pytest it is one plain run of pytest.
+#
 # Each Python gets an environment of its own, .venv-test-3.X, which is kept until pyproject.toml changes. What is tested
 # is the installed package, not the folder. Missing servers are installed where that is possible: on Debian, as root.
 set -euo pipefail
@@ -91,6 +94,20 @@ if not cacheside.__file__.startswith(sys.prefix):
 PYTHON
 }
 
+# run_tests VERSION MARKS [arguments for pytest ...]: MARKS is an expression for -m, or empty.
+run_tests() {
+    local python=".venv-test-$1/bin/python" marks=$2 failed=0 workers
+    shift 2
+    if [[ $# -gt 0 ]]; then
+        "$python" -m pytest ${marks:+-m "$marks"} "$@" </dev/null
+        return
+    fi
+    workers=$("$python" -c 'import os; print(min(8, 2 * (os.cpu_count() or 1)))')
+    "$python" -m pytest -n "$workers" --dist loadscope -m "${marks:+$marks and }not alone" </dev/null || failed=1
+    [[ -n $marks ]] || "$python" -m pytest -m alone </dev/null || failed=1 # what is alone is a proof, too
+    return "$failed"
+}
+
 versions=(3.11 3.12 3.13)
 while [[ ${1:-} == --python || ${1:-} == --long ]]; do
     if [[ $1 == --long ]]; then
@@ -109,12 +126,12 @@ failed=0
 for version in "${versions[@]}"; do
     python="$(find_python "$version")" || true
     [[ -n $python ]] || continue
-    make_environment "$version" "$python"
-    selected=(-m "not proof")
-    [[ ${#summary[@]} -gt 0 ]] || selected=()
     [[ ${#summary[@]} -eq 0 || -z ${CACHESIDE_LONG:-} ]] || break
+    make_environment "$version" "$python"
+    marks=""
+    [[ ${#summary[@]} -eq 0 ]] || marks="not proof"
     echo "== Python $version: $("$python" -V), $python"
-    if ".venv-test-$version/bin/python" -m pytest "${selected[@]}" "$@" </dev/null; then
+    if run_tests "$version" "$marks" "$@"; then
         summary+=("Python $version: passed")
     else
         summary+=("Python $version: FAILED")

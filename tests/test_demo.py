@@ -82,6 +82,7 @@ def test_memory_in_front_of_sqlite(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.proof
 def test_redis_in_front_of_postgresql(redis_server: RedisServer, postgres_server: PostgresServer) -> None:
     """The same on Redis and PostgreSQL; the table is dropped and the entries are cleared."""
     urls = ("--cache", redis_server.url, "--store", postgres_server.url)
@@ -91,6 +92,7 @@ def test_redis_in_front_of_postgresql(redis_server: RedisServer, postgres_server
         assert list(client.scan_iter("cacheside-demo-*")) == []
 
 
+@pytest.mark.proof
 def test_memcached_in_front_of_postgresql(memcached_server: MemcachedServer, postgres_server: PostgresServer) -> None:
     """The same on memcached and PostgreSQL; the table is dropped."""
     urls = ("--cache", memcached_server.url, "--store", postgres_server.url)
@@ -98,6 +100,7 @@ def test_memcached_in_front_of_postgresql(memcached_server: MemcachedServer, pos
     assert tables_in(postgres_server) == []
 
 
+@pytest.mark.proof
 def test_table() -> None:
     """People get a progress bar for each phase, and a table that fits 80 columns."""
     done = run("demo", "--seconds", "1")
@@ -125,6 +128,7 @@ def run_here(capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any]]:
     return status, json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.proof
 @pytest.mark.usefixtures("_own_default")
 @pytest.mark.parametrize("write", ["set_price", "aset_price"])
 def test_a_stale_read_is_seen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], write: str) -> None:
@@ -136,6 +140,7 @@ def test_a_stale_read_is_seen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert status == 1
 
 
+@pytest.mark.proof
 @pytest.mark.usefixtures("_own_default")
 def test_a_stale_entry_is_seen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Blind to stale reads, it still finds the entries that differ from the store at the end, and the status is 1."""

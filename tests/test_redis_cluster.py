@@ -182,6 +182,7 @@ def test_failover(colour: Colour, make_cache: MakeCache, cluster: RedisCluster, 
     master, name = next(iter(names_on(cluster, namespace).items()))
     table.read(name)
     assert other.hits(name)
+    cluster.rest()
     ask(cluster.replica_of(master), "CLUSTER", "FAILOVER")
 
     def over() -> bool:
@@ -207,6 +208,7 @@ def test_killed_master(colour: Colour, make_cache: MakeCache, cluster: RedisClus
         assert other.hits(name)
     master = next(iter(names))
     name = names.pop(master)
+    cluster.rest()
     master.kill()
 
     def over() -> bool:
