@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .backends.base import AsyncBackend, Backend, Leased
@@ -21,6 +20,8 @@ from .steps import Abandon, Ask, Failed, Load, Pause, Step, Steps, Wait
 
 if TYPE_CHECKING:
     import asyncio
+
+GIVING_BACK = 0.1  # seconds that a cancelled caller waits at most until the lease it had is released
 
 _background: set[asyncio.Task[Any]] = set()  # asyncio itself keeps only weak references to tasks
 
@@ -92,6 +93,7 @@ async def adrive(steps: Steps, core: Core, load: Callable[[], Awaitable[Any]] = 
         core.require(sync=False)
     send: Callable[[Any], Step] = steps.send
     answer: Any = None
+    closing = False
     while True:
         try:
             step = send(answer)
@@ -103,10 +105,14 @@ async def adrive(steps: Steps, core: Core, load: Callable[[], Awaitable[Any]] = 
         try:
             if local is not None and isinstance(step, (Ask, Abandon)):
                 answer = _perform(step, local, _no_load)
+            elif isinstance(step, Abandon):
+                assert remote is not None  # as seen above
+                await _given_back(_release(remote, step.key, step.token), closing)
             else:
                 answer = await _aperform(step, remote, load)
         except BaseException as error:
-            send, answer = steps.throw, _Closed() if isinstance(error, GeneratorExit) else error
+            closing = isinstance(error, GeneratorExit)
+            send, answer = steps.throw, _Closed() if closing else error
 
 
 async def _aperform(step: Step, backend: AsyncBackend | None, load: Callable[[], Awaitable[Any]]) -> Any:
@@ -128,9 +134,7 @@ async def _aperform(step: Step, backend: AsyncBackend | None, load: Callable[[],
         await asyncio.sleep(step.seconds)
         return None
     assert backend is not None  # `adrive` has made sure of it
-    if isinstance(step, Abandon):
-        _release(backend, step.key, step.token)
-        return None
+    assert isinstance(step, Ask)
     asked: Coroutine[Any, Any, Any] = getattr(backend, step.verb)(*step.args)
     try:
         if step.verb in ("lookup", "replace"):
@@ -174,25 +178,38 @@ async def _lease_or_give_back(backend: AsyncBackend, key: str, asked: Coroutine[
     task = asyncio.ensure_future(asked)
     try:
         return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        task.add_done_callback(partial(_give_back, backend, key))
+    except (asyncio.CancelledError, GeneratorExit) as error:
+        await _given_back(_give_back(backend, key, task), isinstance(error, GeneratorExit))
         raise
 
 
-def _give_back(backend: AsyncBackend, key: str, task: asyncio.Task[Any]) -> None:
+async def _give_back(backend: AsyncBackend, key: str, task: asyncio.Task[Any]) -> None:
+    import asyncio
+
+    await asyncio.wait([task])
     if not task.cancelled() and task.exception() is None and isinstance(task.result(), Leased):
-        _release(backend, key, task.result().token)
+        await _release(backend, key, task.result().token)
 
 
-def _release(backend: AsyncBackend, key: str, token: Any) -> None:
-    """Release a lease in the background. If there is no loop any more to do it, the lease expires."""
-    if running_loop() is not None:
+async def _release(backend: AsyncBackend, key: str, token: Any) -> None:
+    with suppress(Exception):
+        await backend.release(key, token)
 
-        async def release() -> None:
-            with suppress(Exception):
-                await backend.release(key, token)
 
-        _spawn(release())
+async def _given_back(work: Coroutine[Any, Any, None], closing: bool) -> None:
+    """Do `work` in a task of its own, which the caller, cancelled itself, awaits for a moment.
+
+    It cannot be left to the background alone: a loop that is about to end, as asyncio.run cancels what is left in it,
+    goes on until its tasks have ended, and no further; and the lease of a dead caller stands for `lease` seconds.
+    """
+    import asyncio
+
+    if running_loop() is None:  # nothing can be sent any more: the lease expires
+        work.close()
+        return
+    task = _spawn(work)
+    if not closing:  # one that is closed may not await
+        await asyncio.wait([task], timeout=GIVING_BACK)
 
 
 def _spawn(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

@@ -39,8 +39,13 @@ PROOFS = (
 ALONE = ("test_check", "test_faults", "test_outage", "test_processes", "test_races")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """An option beside -m, so that the two add up."""
+    parser.addoption("--not-alone", action="store_true", help="leave out the tests that need the machine alone")
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what uses a server, what proves a protocol, and what must have the machine to itself."""
     for item in items:
         if item.path.name.startswith(PROOFS):
@@ -49,6 +54,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.alone)
         if SERVER_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.server)
+    if config.getoption("not_alone"):
+        items[:] = [item for item in items if item.get_closest_marker("alone") is None]
 
 
 def pytest_report_header() -> str:

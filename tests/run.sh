@@ -24,8 +24,8 @@ fail() {
 as_root_on_debian() { [[ $EUID -eq 0 && -e /etc/debian_version ]] && command -v apt-get >/dev/null; }
 
 apt_install() {
-    DEBIAN_FRONTEND=noninteractive apt-get update </dev/null
-    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" </dev/null
+    DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 update </dev/null
+    DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 install -y --no-install-recommends "$@" </dev/null
 }
 
 has() { PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v "$1" >/dev/null || compgen -G "/usr/lib/postgresql/*/bin/$1" >/dev/null; }
@@ -94,20 +94,6 @@ if not cacheside.__file__.startswith(sys.prefix):
 PYTHON
 }
 
-# run_tests VERSION MARKS [arguments for pytest ...]: MARKS is an expression for -m, or empty.
-run_tests() {
-    local python=".venv-test-$1/bin/python" marks=$2 failed=0 workers
-    shift 2
-    if [[ $# -gt 0 ]]; then
-        "$python" -m pytest ${marks:+-m "$marks"} "$@" </dev/null
-        return
-    fi
-    workers=$("$python" -c 'import os; print(min(8, 2 * (os.cpu_count() or 1)))')
-    "$python" -m pytest -n "$workers" --dist loadscope -m "${marks:+$marks and }not alone" </dev/null || failed=1
-    [[ -n $marks ]] || "$python" -m pytest -m alone </dev/null || failed=1 # what is alone is a proof, too
-    return "$failed"
-}
-
 versions=(3.11 3.12 3.13)
 while [[ ${1:-} == --python || ${1:-} == --long ]]; do
     if [[ $1 == --long ]]; then
@@ -121,23 +107,63 @@ while [[ ${1:-} == --python || ${1:-} == --long ]]; do
 done
 
 get_servers
-summary=()
-failed=0
+found=()
+pythons=()
 for version in "${versions[@]}"; do
     python="$(find_python "$version")" || true
     [[ -n $python ]] || continue
-    [[ ${#summary[@]} -eq 0 || -z ${CACHESIDE_LONG:-} ]] || break
-    make_environment "$version" "$python"
-    marks=""
-    [[ ${#summary[@]} -eq 0 ]] || marks="not proof"
-    echo "== Python $version: $("$python" -V), $python"
-    if run_tests "$version" "$marks" "$@"; then
-        summary+=("Python $version: passed")
-    else
-        summary+=("Python $version: FAILED")
-        failed=1
-    fi
+    found+=("$version")
+    pythons+=("$python")
+    [[ -z ${CACHESIDE_LONG:-} ]] || break
 done
-[[ ${#summary[@]} -gt 0 ]] || fail "no working Python found of: ${versions[*]}"
-printf '== %s\n' "${summary[@]}"
-exit "$failed"
+[[ ${#found[@]} -gt 0 ]] || fail "no working Python found of: ${versions[*]}"
+
+declare -A failed=()
+logs="$(mktemp -d)"
+trap 'jobs -p | xargs --no-run-if-empty kill 2>/dev/null; rm -rf "$logs"' EXIT
+
+# on_each COMMAND: runs it with every version and its Python at the same time, and prints one output after the other.
+on_each() {
+    local index
+    declare -A running
+    for index in "${!found[@]}"; do
+        "$1" "${found[index]}" "${pythons[index]}" >"$logs/$index" 2>&1 </dev/null &
+        running[$index]=$!
+    done
+    for index in "${!found[@]}"; do
+        wait "${running[$index]}" || failed[${found[index]}]=1
+        cat "$logs/$index"
+    done
+}
+
+# run_tests VERSION [arguments for pytest]
+run_tests() {
+    local version=$1 marks=()
+    shift
+    [[ $version == "${found[0]}" ]] || marks=(-m "not proof")
+    ".venv-test-$version/bin/python" -m pytest "${marks[@]}" "$@" </dev/null
+}
+
+run_together() {
+    echo "== Python $1: $("$2" -V), $2"
+    run_tests "$1" -n "$workers" --dist loadscope --not-alone
+}
+
+on_each make_environment
+[[ ${#failed[@]} -eq 0 ]] || fail "see above"
+if [[ $# -gt 0 ]]; then
+    for version in "${found[@]}"; do
+        run_tests "$version" "$@" || failed[$version]=1
+    done
+else
+    cores=$("${pythons[0]}" -c 'import os; print(os.cpu_count() or 1)')
+    workers=$((2 * cores / ${#found[@]}))
+    workers=$((workers < 2 ? 2 : workers > 8 ? 8 : workers))
+    on_each run_together
+    echo "== Python ${found[0]}: the tests that need the machine alone" # proofs all, hence for the first Python
+    run_tests "${found[0]}" -m alone || failed[${found[0]}]=1
+fi
+for version in "${found[@]}"; do
+    echo "== Python $version: $([[ -n ${failed[$version]:-} ]] && echo FAILED || echo passed)"
+done
+[[ ${#failed[@]} -eq 0 ]]

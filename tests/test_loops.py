@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import threading
 import weakref
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from colours import TIMEOUT, until
+from wire import Wire
 
 from cacheside import Cache
 
@@ -32,14 +34,6 @@ def url(request: pytest.FixtureRequest) -> str:
 def cache(url: str, namespace: str) -> Iterator[Cache]:
     """Whatever it leaves open at the end would warn, and warnings are errors."""
     with Cache(url, namespace=namespace, timeout=5, lease=60) as made:
-        yield made
-    gc.collect()
-
-
-@pytest.fixture
-def impatient(url: str, namespace: str) -> Iterator[Cache]:
-    """The same with a short lease: a loop that dies may take a release with it that it had no time to send."""
-    with Cache(url, namespace=namespace, timeout=5, lease=2) as made:
         yield made
     gc.collect()
 
@@ -110,9 +104,9 @@ def test_one_after_another(cache: Cache, closing: bool) -> None:
     assert sum(loop() is not None for loop in gone) <= 1  # the last one may be known until there is another
 
 
-def test_a_loop_that_dies_in_a_load(impatient: Cache) -> None:
-    """A loop that ends while its task leads a load strands nobody: another takes over, after a lease at the latest."""
-    store = Store(impatient)
+def test_a_loop_that_dies_in_a_load(cache: Cache) -> None:
+    """A loop that ends while its task leads a load strands nobody: it gives the lease back, and another takes over."""
+    store = Store(cache)
     store.gate = threading.Event()
 
     async def give_up() -> None:
@@ -128,9 +122,84 @@ def test_a_loop_that_dies_in_a_load(impatient: Cache) -> None:
     assert store.get.cache_info().errors == 0
 
 
-def test_followers_outlive_the_leaders_loop(impatient: Cache) -> None:
+class Slow:
+    """The awaitable form of a `Wire` whose releases take `steps` turns of the loop; a loop stops soon after its end."""
+
+    def __init__(self, wire: Wire, steps: float) -> None:
+        self._aio: Any = wire.aio
+        self._steps = steps
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._aio, name)
+
+    async def release(self, key: str, token: Any) -> bool:
+        """See `AsyncBackend.release`."""
+        step = 0
+        while step < self._steps:
+            await asyncio.sleep(0)
+            step += 1
+        released: bool = await self._aio.release(key, token)
+        return released
+
+
+@pytest.mark.parametrize("where", ["lookup", "load"])
+def test_a_dying_loop_has_time_to_give_a_lease_back(where: str) -> None:
+    """asyncio.run does not end before the lease of a call that it cancels, in its lookup or its load, is released."""
+    wire = Wire()
+    wire.aio = Slow(wire, 50)  # type: ignore[assignment]  # it answers all of AsyncBackend's calls
+    cache = Cache(wire, lease=60)
+    loads = []
+
+    @cache.cached("row:{row}")
+    async def get(row: int) -> str:
+        loads.append(row)
+        if len(loads) == 1 and where == "load":
+            await asyncio.Event().wait()
+        return "value"
+
+    async def give_up() -> None:
+        task = asyncio.ensure_future(get(1))
+        while not wire.asked:
+            await asyncio.sleep(0)
+        while where == "load" and not loads:
+            await asyncio.sleep(0)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    asyncio.run(give_up())
+    assert wire.asked[-1] == "release"
+    assert asyncio.run(get(1)) == "value"
+    assert len(loads) == 1 + (where == "load")
+
+
+def test_a_cancelled_call_does_not_wait_for_a_broken_cache() -> None:
+    """It ends although the release of its lease never does."""
+    wire = Wire()
+    wire.aio = Slow(wire, float("inf"))  # type: ignore[assignment]  # as above
+    cache = Cache(wire, lease=60)
+    begun = threading.Event()
+
+    @cache.cached("row:{row}")
+    async def get(row: int) -> str:
+        begun.set()
+        await asyncio.Event().wait()
+        return "never"
+
+    async def give_up() -> None:
+        task = asyncio.ensure_future(get(1))
+        while not begun.is_set():
+            await asyncio.sleep(0.002)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(asyncio.shield(task), TIMEOUT)
+
+    in_thread(give_up).result(TIMEOUT)
+
+
+def test_followers_outlive_the_leaders_loop(cache: Cache) -> None:
     """Followers in other loops are woken when the leader's loop ends under it, and one of them takes over."""
-    store = Store(impatient)
+    store = Store(cache)
     store.gate = threading.Event()
     stop = threading.Event()
 

@@ -149,6 +149,24 @@ def test_cancelled_command_leaves_an_orphan(verb: str) -> None:
     assert play(protocol.lookup("k", 10), orphan)[1] == Leased(orphan[1:])
 
 
+@pytest.mark.parametrize("end", ["cancelled", "no answer"])
+@pytest.mark.parametrize(("verb", "args"), [("fill", (b"value", 60)), ("release", ())])
+def test_lease_without_an_answer_to_its_end(verb: str, args: tuple[object, ...], end: str) -> None:
+    """When a fill or a release may be lost its load is over: should the lease still stand, the next lookup takes it."""
+    protocol = Protocol()
+    operation = getattr(protocol, verb)("k", b"t" * 16, *args)
+    next(operation)
+    if end == "cancelled":
+        with pytest.raises(KeyboardInterrupt):
+            operation.throw(KeyboardInterrupt)
+    else:
+        with pytest.raises(CacheUnavailable):
+            operation.send(TimeoutError("slow"))
+    assert play(Protocol().lookup("k", 10), b"L" + b"t" * 16)[1] == Busy()
+    assert play(protocol.lookup("k", 10), b"L" + b"t" * 16)[1] == Leased(b"t" * 16)
+    assert play(protocol.lookup("k", 10), b"L" + b"t" * 16)[1] == Busy()
+
+
 def test_orphans_are_bounded() -> None:
     """An outage does not fill the memory with tokens; the latest are the ones that are remembered."""
     protocol = Protocol()

@@ -95,9 +95,10 @@ class Protocol:
 
     def __init__(self, native: bool = True) -> None:
         self._native = native
-        # Tokens that were sent without an answer. If one turns up as a lease it is ours, and no load runs under it:
-        # it can be taken over at once, instead of waiting for it to expire. (A late arrival is harmless: each token
-        # was sent once, so when it is seen it has arrived, and nothing can plant it again.)
+        # Tokens that were sent, or ended, without an answer. If one turns up as a lease it is ours, and no load runs
+        # under it: it can be taken over at once, instead of waiting for it to expire. (A late arrival is harmless: each
+        # token was planted once, so when it is seen it has arrived, and nothing can plant it again. And a late fill
+        # finds it only if nothing was written since the load of that fill began.)
         self.after_fork()
         forks.register(self)
 
@@ -152,12 +153,12 @@ class Protocol:
     def fill(self, key: str, token: bytes, stored: bytes, ttl: float | None) -> Operation:
         """See `Backend.fill`. A fill that arrives twice finds its own value, under the same token: accepted again."""
         entry = b"".join((b"V", token, _UNUSED, stored))
-        reply = yield from _evaluate(scripts.FILL, [key], token, entry, 0 if ttl is None else _ms(ttl))
-        return answered(reply) == 1
+        filling = _evaluate(scripts.FILL, [key], token, entry, 0 if ttl is None else _ms(ttl))
+        return (yield from self._end(token, filling))
 
     def release(self, key: str, token: bytes) -> Operation:
         """See `Backend.release`."""
-        return answered((yield from _evaluate(scripts.RELEASE, [key], b"L" + token))) == 1
+        return (yield from self._end(token, _evaluate(scripts.RELEASE, [key], b"L" + token)))
 
     def invalidate(self, keys: Sequence[str]) -> Operation:
         """See `Backend.invalidate`: one script for a thousand keys."""
@@ -219,6 +220,17 @@ class Protocol:
             case [bytes() as after, list() as keys] if after.isdigit():
                 return int(after), keys
         raise CacheUnavailable("it answered SCAN with something else than a cursor and keys: is it a Redis?")
+
+    def _end(self, token: bytes, ending: Operation) -> Operation:
+        """Carry out what ends the lease `token`, whose load is over: without an answer it may stand, for nobody."""
+        try:
+            reply = yield from ending
+        except BaseException:  # cancelled
+            self._remember(token)
+            raise
+        if isinstance(reply, (RedisError, OSError)):
+            self._remember(token)
+        return answered(reply) == 1
 
     def _remember(self, token: bytes) -> None:
         with self._lock:
