@@ -35,6 +35,10 @@ SERVER_FIXTURES = frozenset({
 PROOFS = (
     "test_check", "test_faults", "test_fuzz", "test_interleavings", "test_memcached_races", "test_model",
     "test_mutations", "test_outage", "test_processes", "test_races", "test_redis_cluster", "test_redis_sentinel",
+    "test_servers", "test_typing",
+)  # fmt: skip
+KINDS_OF_SERVERS = (  # the conformance suite on what differs from one Redis or memcached by its server, not its Python
+    "TestMemcachedRing", "TestRedisClients", "TestRedisCluster", "TestRedisScripts", "TestRedisSentinel", "TestValkey",
 )  # fmt: skip
 ALONE = ("test_check", "test_faults", "test_outage", "test_processes", "test_races")
 
@@ -45,10 +49,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
     """Mark what uses a server, what proves a protocol, and what must have the machine to itself."""
     for item in items:
-        if item.path.name.startswith(PROOFS):
+        if item.path.name.startswith(PROOFS) or (item.cls is not None and item.cls.__name__ in KINDS_OF_SERVERS):
             item.add_marker(pytest.mark.proof)
         if item.path.name.startswith(ALONE):
             item.add_marker(pytest.mark.alone)

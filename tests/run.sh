@@ -3,8 +3,9 @@
 #
 #     tests/run.sh [--python 3.12] [--long] [arguments for pytest ...]
 #
-# The tests marked "proof" (races, faults, models, fuzzing) say little about a Python and much about the protocols: they
-# run on the first Python only. --long makes them long, for one Python: an hour or more instead of minutes.
+# The tests marked "proof" (races, faults, models, fuzzing, further kinds of servers) say little about a Python and much
+# about the protocols: they run on the first Python only. --long makes them long, for one Python: an hour or more instead
+# of minutes.
 #
 # Most tests wait more than they compute, so several run at once; those marked "alone" have the machine to themselves.
 # With arguments for pytest it is one plain run of pytest.
@@ -144,25 +145,19 @@ run_tests() {
     ".venv-test-$version/bin/python" -m pytest "${marks[@]}" "$@" </dev/null
 }
 
-run_together() {
-    echo "== Python $1: $("$2" -V), $2"
-    run_tests "$1" -n "$workers" --dist loadscope --not-alone
-}
-
 on_each make_environment
 [[ ${#failed[@]} -eq 0 ]] || fail "see above"
-if [[ $# -gt 0 ]]; then
-    for version in "${found[@]}"; do
+workers=$("${pythons[0]}" -c 'import os; print(min(8, 2 * (os.cpu_count() or 1)))')
+for index in "${!found[@]}"; do
+    version=${found[index]}
+    echo "== Python $version: $("${pythons[index]}" -V), ${pythons[index]}"
+    if [[ $# -gt 0 ]]; then
         run_tests "$version" "$@" || failed[$version]=1
-    done
-else
-    cores=$("${pythons[0]}" -c 'import os; print(os.cpu_count() or 1)')
-    workers=$((2 * cores / ${#found[@]}))
-    workers=$((workers < 2 ? 2 : workers > 8 ? 8 : workers))
-    on_each run_together
-    echo "== Python ${found[0]}: the tests that need the machine alone" # proofs all, hence for the first Python
-    run_tests "${found[0]}" -m alone || failed[${found[0]}]=1
-fi
+        continue
+    fi
+    run_tests "$version" -n "$workers" --dist loadscope --not-alone || failed[$version]=1
+    [[ $index -gt 0 ]] || run_tests "$version" -m alone || failed[$version]=1 # proofs all, hence for the first Python
+done
 for version in "${found[@]}"; do
     echo "== Python $version: $([[ -n ${failed[$version]:-} ]] && echo FAILED || echo passed)"
 done
