@@ -43,13 +43,8 @@ KINDS_OF_SERVERS = (  # the conformance suite on what differs from one Redis or 
 ALONE = ("test_check", "test_faults", "test_outage", "test_processes", "test_races")
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """An option beside -m, so that the two add up."""
-    parser.addoption("--not-alone", action="store_true", help="leave out the tests that need the machine alone")
-
-
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
     """Mark what uses a server, what proves a protocol, and what must have the machine to itself."""
     for item in items:
         if item.path.name.startswith(PROOFS) or (item.cls is not None and item.cls.__name__ in KINDS_OF_SERVERS):
@@ -58,8 +53,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Func
             item.add_marker(pytest.mark.alone)
         if SERVER_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.server)
-    if config.getoption("not_alone"):
-        items[:] = [item for item in items if item.get_closest_marker("alone") is None]
 
 
 def pytest_report_header() -> str:

@@ -123,40 +123,39 @@ declare -A failed=()
 logs="$(mktemp -d)"
 trap 'jobs -p | xargs --no-run-if-empty kill 2>/dev/null; rm -rf "$logs"' EXIT
 
-# on_each COMMAND: runs it with every version and its Python at the same time, and prints one output after the other.
-on_each() {
-    local index
-    declare -A running
-    for index in "${!found[@]}"; do
-        "$1" "${found[index]}" "${pythons[index]}" >"$logs/$index" 2>&1 </dev/null &
-        running[$index]=$!
-    done
-    for index in "${!found[@]}"; do
-        wait "${running[$index]}" || failed[${found[index]}]=1
-        cat "$logs/$index"
-    done
-}
+declare -A making=()
+for index in "${!found[@]}"; do
+    make_environment "${found[index]}" "${pythons[index]}" >"$logs/$index" 2>&1 </dev/null &
+    making[$index]=$!
+done
+for index in "${!found[@]}"; do
+    wait "${making[$index]}" || failed[${found[index]}]=1
+    cat "$logs/$index"
+done
+[[ ${#failed[@]} -eq 0 ]] || fail "see above"
 
 # run_tests VERSION [arguments for pytest]
 run_tests() {
-    local version=$1 marks=()
+    local version=$1
     shift
-    [[ $version == "${found[0]}" ]] || marks=(-m "not proof")
-    ".venv-test-$version/bin/python" -m pytest "${marks[@]}" "$@" </dev/null
+    ".venv-test-$version/bin/python" -m pytest "$@" </dev/null || failed[$version]=1
 }
 
-on_each make_environment
-[[ ${#failed[@]} -eq 0 ]] || fail "see above"
 workers=$("${pythons[0]}" -c 'import os; print(min(8, 2 * (os.cpu_count() or 1)))')
+together=(-n "$workers" --dist loadscope)
 for index in "${!found[@]}"; do
     version=${found[index]}
     echo "== Python $version: $("${pythons[index]}" -V), ${pythons[index]}"
+    marks=()
+    [[ $index -eq 0 ]] || marks=(-m "not proof")
     if [[ $# -gt 0 ]]; then
-        run_tests "$version" "$@" || failed[$version]=1
-        continue
+        run_tests "$version" "${marks[@]}" "$@"
+    elif [[ $index -gt 0 ]]; then
+        run_tests "$version" "${together[@]}" "${marks[@]}" # what must be alone is a proof
+    else
+        run_tests "$version" "${together[@]}" -m "not alone"
+        run_tests "$version" -m alone
     fi
-    run_tests "$version" -n "$workers" --dist loadscope --not-alone || failed[$version]=1
-    [[ $index -gt 0 ]] || run_tests "$version" -m alone || failed[$version]=1 # proofs all, hence for the first Python
 done
 for version in "${found[@]}"; do
     echo "== Python $version: $([[ -n ${failed[$version]:-} ]] && echo FAILED || echo passed)"

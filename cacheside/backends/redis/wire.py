@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from redis.exceptions import ConnectionError, NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
@@ -74,11 +74,17 @@ def twice(command: Command) -> Operation:
     return reply
 
 
-def _evaluate(script: scripts.Script, keys: Sequence[str], *args: Any) -> Operation:
-    """Run a script which may safely arrive twice; load it where the server does not know it (yet, or any more)."""
-    reply = yield from twice(("EVALSHA", script.sha, len(keys), *keys, *args))
+def _once(command: Command) -> Operation:
+    return (yield command)
+
+
+def _evaluate(
+    script: scripts.Script, keys: Sequence[str], *args: Any, send: Callable[[Command], Operation] = twice
+) -> Operation:
+    """Run a script; load it where the server does not know it (yet, or any more). `_once`: it must not arrive twice."""
+    reply = yield from send(("EVALSHA", script.sha, len(keys), *keys, *args))
     if isinstance(reply, NoScriptError):
-        reply = yield from twice(("EVAL", script.text, len(keys), *keys, *args))
+        reply = yield from send(("EVAL", script.text, len(keys), *keys, *args))
     return reply
 
 
@@ -118,9 +124,7 @@ class Protocol:
                     if type(reply) is ResponseError and "syntax error" in str(reply):
                         self._native = False
                 if not self._native:
-                    reply = yield ("EVALSHA", scripts.LEASE.sha, 1, key, b"L" + token, _ms(lease))
-                    if isinstance(reply, NoScriptError):
-                        reply = yield ("EVAL", scripts.LEASE.text, 1, key, b"L" + token, _ms(lease))
+                    reply = yield from _evaluate(scripts.LEASE, [key], b"L" + token, _ms(lease), send=_once)
             except BaseException:  # cancelled: whether it arrived is not known
                 self._remember(token)
                 raise
@@ -138,27 +142,18 @@ class Protocol:
     def replace(self, key: str, seen: bytes, lease: float) -> Operation:
         """See `Backend.replace`."""
         token = tokens.fresh()
-        command = (1, key, seen, b"L" + token, _ms(lease))
-        try:
-            reply = yield ("EVALSHA", scripts.REPLACE.sha, *command)
-            if isinstance(reply, NoScriptError):
-                reply = yield ("EVAL", scripts.REPLACE.text, *command)
-        except BaseException:
-            self._remember(token)
-            raise
-        if isinstance(reply, (RedisError, OSError)):
-            self._remember(token)
-        return Leased(token) if answered(reply) == 1 else Busy()
+        replacing = _evaluate(scripts.REPLACE, [key], seen, b"L" + token, _ms(lease), send=_once)
+        return Leased(token) if (yield from self._tracked(token, replacing)) == 1 else Busy()
 
     def fill(self, key: str, token: bytes, stored: bytes, ttl: float | None) -> Operation:
         """See `Backend.fill`. A fill that arrives twice finds its own value, under the same token: accepted again."""
         entry = b"".join((b"V", token, _UNUSED, stored))
         filling = _evaluate(scripts.FILL, [key], token, entry, 0 if ttl is None else _ms(ttl))
-        return (yield from self._end(token, filling))
+        return (yield from self._tracked(token, filling)) == 1
 
     def release(self, key: str, token: bytes) -> Operation:
         """See `Backend.release`."""
-        return (yield from self._end(token, _evaluate(scripts.RELEASE, [key], b"L" + token)))
+        return (yield from self._tracked(token, _evaluate(scripts.RELEASE, [key], b"L" + token))) == 1
 
     def invalidate(self, keys: Sequence[str]) -> Operation:
         """See `Backend.invalidate`: one script for a thousand keys."""
@@ -171,19 +166,15 @@ class Protocol:
         Not sent twice: a late duplicate would guard the keys once more, after the release.
         """
         for batch in _batches(keys):
-            command = (len(batch), *batch, token, min(_ms(hold), _LONGEST_HOLD))
-            reply = yield ("EVALSHA", scripts.GUARD.sha, *command)
-            if isinstance(reply, NoScriptError):
-                reply = yield ("EVAL", scripts.GUARD.text, *command)
-            answered(reply)
+            answered((yield from _evaluate(scripts.GUARD, batch, token, min(_ms(hold), _LONGEST_HOLD), send=_once)))
         return [None] * len(keys)
 
     def unguard(self, marks: Sequence[tuple[str, str]]) -> Operation:
         """See `Backend.unguard`: one script for a thousand marks. Arriving twice, it invalidates the second time."""
         lost = 0
         for batch in _batches(marks):
-            keys, tokens = zip(*batch, strict=True)
-            lost += answered((yield from _evaluate(scripts.UNGUARD, keys, *tokens)), int)
+            keys, marked = zip(*batch, strict=True)
+            lost += answered((yield from _evaluate(scripts.UNGUARD, keys, *marked)), int)
         return lost
 
     def update(self, key: str, token: str, stored: bytes, ttl: float | None) -> Operation:
@@ -191,11 +182,9 @@ class Protocol:
 
         Not sent twice: the second answer would be a refusal. Late it meets either its guard or nothing of its own.
         """
-        command = (1, key, token, b"".join((b"V", token.encode(), _UNUSED, stored)), 0 if ttl is None else _ms(ttl))
-        reply = yield ("EVALSHA", scripts.UPDATE.sha, *command)
-        if isinstance(reply, NoScriptError):
-            reply = yield ("EVAL", scripts.UPDATE.text, *command)
-        return answered(reply) == 1
+        entry = b"".join((b"V", token.encode(), _UNUSED, stored))
+        updating = _evaluate(scripts.UPDATE, [key], token, entry, 0 if ttl is None else _ms(ttl), send=_once)
+        return answered((yield from updating)) == 1
 
     def clear(self, prefix: str | None) -> Operation:
         """See `Backend.clear`: SCAN and invalidate, or FLUSHDB for everything.
@@ -221,16 +210,16 @@ class Protocol:
                 return int(after), keys
         raise CacheUnavailable("it answered SCAN with something else than a cursor and keys: is it a Redis?")
 
-    def _end(self, token: bytes, ending: Operation) -> Operation:
-        """Carry out what ends the lease `token`, whose load is over: without an answer it may stand, for nobody."""
+    def _tracked(self, token: bytes, operation: Operation) -> Operation:
+        """Carry out what plants the lease `token` or ends it: without an answer it may stand, for nobody's load."""
         try:
-            reply = yield from ending
+            reply = yield from operation
         except BaseException:  # cancelled
             self._remember(token)
             raise
         if isinstance(reply, (RedisError, OSError)):
             self._remember(token)
-        return answered(reply) == 1
+        return answered(reply)
 
     def _remember(self, token: bytes) -> None:
         with self._lock:
