@@ -20,6 +20,8 @@ from typing import Any, ClassVar
 __all__ = ["Plain", "Witness", "watching"]
 
 LOADED = (uuid.UUID, zoneinfo.ZoneInfo("CET"), Decimal, Path)
+with contextlib.suppress(zoneinfo.ZoneInfoNotFoundError):
+    zoneinfo.ZoneInfo("os:system")  # so are the parts of importlib that look for a zone in the package tzdata
 FORBIDDEN = (
     "import", "exec", "compile", "open", "pickle.find_class", "os.", "subprocess.", "socket.", "ctypes.", "shutil.",
     "urllib.", "code.", "tempfile.", "winreg.", "syslog.", "pty.", "builtins.input", "function.__new__", "code.__new__",

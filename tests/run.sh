@@ -154,7 +154,7 @@ for index in "${!found[@]}"; do
         run_tests "$version" "${together[@]}" "${marks[@]}" # what must be alone is a proof
     else
         run_tests "$version" "${together[@]}" -m "not alone"
-        run_tests "$version" -m alone
+        run_tests "$version" -m alone ${CACHESIDE_LONG:+-rP} # the long run is for its figures, which the tests print
     fi
 done
 for version in "${found[@]}"; do

@@ -24,8 +24,8 @@ from cacheside.envelope import Miss, Raised, WireCodec
 from cacheside.errors import CachesideError, DecodeError, NotCacheableError
 
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(scaled(120, 7200))]
-many = settings(deadline=None, max_examples=scaled(100, 12_000))
-some = settings(deadline=None, max_examples=scaled(30, 3_000))
+many = settings(deadline=None, max_examples=scaled(100, 5_000))
+some = settings(deadline=None, max_examples=scaled(30, 1_500))
 each = pytest.mark.parametrize("serializer", SERIALIZERS, ids=lambda serializer: serializer.name)
 
 BOUNDS = {"msgpack": (128, 16 * 2**20), "json": (48, 2**20), "pickle": (4, 2**20)}
@@ -269,7 +269,7 @@ def test_much_and_deep() -> None:
     assert all("flatter" in message for _, message in refused)
 
 
-@settings(deadline=None, max_examples=scaled(40, 6_000))
+@settings(deadline=None, max_examples=scaled(40, 2_000))
 @given(
     levels=st.integers(0, 32),
     size=st.integers(0, 60_000),

@@ -180,7 +180,7 @@ def test_any_text(open_cache: Cache, watched: Watched) -> None:
         loads.append(text)
         return f"{len(text)} {text[:20]}"
 
-    @settings(deadline=None, max_examples=scaled(80, 15_000))
+    @settings(deadline=None, max_examples=scaled(80, 4_000))
     @given(text=TEXTS)
     def check(text: str) -> None:
         before = len(loads)
@@ -202,7 +202,7 @@ def test_raw_texts(open_cache: Cache, watched: Watched) -> None:
     def get(row: int) -> str:
         return current[0]
 
-    @settings(deadline=None, max_examples=scaled(80, 15_000))
+    @settings(deadline=None, max_examples=scaled(80, 4_000))
     @given(text=TEXTS | st.text("abc:%0Dv.", max_size=300))
     @example(text="plain")
     @example(text="x" * 10_000)

@@ -21,7 +21,7 @@ from servers import HOST, MemcachedServer, RedisServer
 from cacheside import Cache, CacheInfo
 
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(scaled(120, 7200))]
-many = settings(deadline=None, max_examples=scaled(60, 8_000))
+many = settings(deadline=None, max_examples=scaled(60, 2_000))
 
 SERVERS = [pytest.param(f"{name}_server", id=name, marks=pytest.mark.server) for name in ("redis", "memcached")]
 VALUE_HEADER = b"V" + b"t" * 16 + b"0" * 26  # of an entry on Redis

@@ -25,9 +25,9 @@ from cacheside.backends.redis.wire import Protocol
 from cacheside.errors import CacheUnavailable, ConfigurationError
 
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(scaled(120, 7200))]
-many = settings(deadline=None, max_examples=scaled(150, 30_000))
+many = settings(deadline=None, max_examples=scaled(150, 10_000))
 few = settings(
-    deadline=None, max_examples=scaled(40, 4_000), suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=scaled(40, 1_500), suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 TOKEN = "0123456789abcdef"
 
