@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
 
-from . import backends, drivers, forks, serializers, writes
+from . import backends, drivers, forks, hitpath, serializers, writes
 from .backends import urls
 from .backends.base import AsyncBackend, Backend
 from .core import Core
@@ -288,6 +288,7 @@ def configure(cache: str | Cache | Backend | AsyncBackend, **options: Any) -> Ca
         made = Cache(cache, **options)
     with _default_lock:
         _default = made
+    hitpath.reset()
     return made
 
 

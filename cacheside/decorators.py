@@ -11,8 +11,8 @@ from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 from .errors import ConfigurationError
 from .expiry import UNSET, Duration, OrUnset, Ttl
-from .functions import Function, Home, async_shell, sync_shell
-from .keymaker import is_coroutine, is_generator
+from .functions import Function, Home
+from .keymaker import is_generator
 from .options import Options
 from .serializers import Serializer
 from .wrappers import AsyncCached, Cached, Kind, wrap
@@ -148,4 +148,4 @@ class CachedFactory:
         function = Function(fn, options, self._home)
         if self._bound:
             function.runtime()  # what cannot work on this very cache is said now
-        return wrap(function, async_shell(function) if is_coroutine(fn) else sync_shell(function), kind)
+        return wrap(function, function.path.call, kind)

@@ -102,8 +102,10 @@ class Reader:
         self.codec: Codec = keeper.codec
         self.counters: Counters = keeper.counters
 
-    def read(self, key: str, sync: bool) -> Steps:
+    def read(self, key: str, sync: bool, found: Callable[[Any, Any], object] | None = None) -> Steps:
         """One call of the cached function whose key (as the backend knows it) is `key`.
+
+        `found` is told of a hit on a value: which entry, and the value.
 
         Races, and what closes each: a writer between lookup and fill: the lease, which its invalidation kills. A writer
         between fill and a follower's return: the follower joined before sealing, so it arrived before that write ended.
@@ -122,6 +124,8 @@ class Reader:
                 self.counters.hits += 1
                 if core.health.failing:
                     core.recovered()
+                if found is not None and type(outcome) is not Raised:
+                    found(answer.seen, outcome)
                 return outcome
         self.counters.misses += 1
         return (yield from self._miss(key, answer, sync))

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Hashable
+from functools import partial
 from typing import Any
 
 from . import drivers
 from .core import Core
 from .engine import Keeper, Policy, Reader
+from .entries import Table
 from .envelope import Codec, LiveCodec, Outcome, Raised, WireCodec
 from .expiry import Ttl
-from .keymaker import KeyMaker, location_of
+from .hitpath import HitPath, Switch
+from .keymaker import KeyMaker, is_coroutine, location_of
 from .options import Options
+from .rawkeys import in_parts, types_of
 from .serializers import Serializer
 from .stats import CacheInfo, Counters
-
-
-class Switch:
-    """Caching in this process: on, unless some `testing.disabled()` block has turned it off."""
-
-    off = 0
+from .steps import Steps
 
 
 class Home:
@@ -74,7 +73,8 @@ class Runtime:
         self.stores: bool = "stores" in core.capabilities
         if not self.in_process:
             function.keys.check_server()
-        self.counters: Counters = core.book.open(function.name, self)
+        self.table: Table | None = Table(function.keys.is_default) if "rows" in core.capabilities else None
+        self.counters: Counters = core.book.open(function.name, self, None if self.table is None else self.table.hits)
         codec = home.codec(options.serializer, function.keys.version, options.cache_exceptions)
         policy = Policy(
             function.name, function.where, options.expiry(home.ttl), options.cache_if, options.cache_exceptions
@@ -100,6 +100,9 @@ class Function:
         self.where: tuple[str, int, str] = location_of(fn)
         self.keys: KeyMaker = KeyMaker(fn, self.name, options.key, options.ignore, str(options.version))
         self._home = home
+        coroutine = is_coroutine(fn)
+        slow = async_shell(self) if coroutine else sync_shell(self)
+        self.path: HitPath = HitPath(self.keys.binder.signature, self.keys.determined, slow, coroutine)
         self._runtime: Runtime | None = None
         self._runtimes: weakref.WeakKeyDictionary[Home, Runtime] = weakref.WeakKeyDictionary()
 
@@ -111,6 +114,30 @@ class Function:
             # In one step: of two threads that come together both get the same one, and count in it.
             runtime = self._runtime = self._runtimes.get(home) or self._runtimes.setdefault(home, Runtime(self, home))
         return runtime
+
+    def read(self, runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any], sync: bool) -> Steps:
+        """The steps of a call. A hit is found by a row the next time, if that is safe."""
+        values = self.keys.binder.bind(args, kwargs)
+        key = runtime.core.prefix + self.keys.text(values, runtime.in_process)
+        found = None
+        if runtime.table is not None and self.path.names is not None:
+            found = partial(self._attach, runtime, tuple([values[name] for name in self.path.names]))
+        return runtime.reader.read(key, sync, found)
+
+    def _attach(self, runtime: Runtime, values: tuple[Any, ...], entry: Any, outcome: Any) -> None:
+        """Let the next call find `entry` by a row, if that is safe."""
+        backend: Any = runtime.core.backend
+        table = runtime.table
+        assert table is not None  # else nobody would have been told of this
+        raw: Hashable = values[0] if len(values) == 1 else values
+        types = types_of(values)
+        if types is None:
+            raw, types = in_parts(values, table.records), ()
+            if raw is None:
+                return
+            table.apart = True
+        backend.attach(entry, table, raw, types, outcome)
+        self.path.switch(table, backend.clock, lambda: self._home() is runtime.home())
 
     def text(self, runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """The key of a call, without version."""
@@ -142,7 +169,7 @@ class Function:
 
 
 def sync_shell(function: Function) -> Callable[..., Any]:
-    """What a call of a plain decorated function runs."""
+    """What a call of a plain decorated function runs, where the hit path has not found a hit."""
     fn = function.fn
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -153,7 +180,7 @@ def sync_shell(function: Function) -> Callable[..., Any]:
             _count_uncached(runtime)
             return fn(*args, **kwargs)
         core = runtime.core
-        steps = runtime.reader.read(core.prefix + function.text(runtime, args, kwargs), sync=True)
+        steps = function.read(runtime, args, kwargs, sync=True)
         return _unwrap(drivers.drive(steps, core, lambda: fn(*args, **kwargs)))
 
     return call
@@ -171,7 +198,7 @@ def async_shell(function: Function) -> Callable[..., Coroutine[Any, Any, Any]]:
             _count_uncached(runtime)
             return await fn(*args, **kwargs)
         core = runtime.core
-        steps = runtime.reader.read(core.prefix + function.text(runtime, args, kwargs), sync=False)
+        steps = function.read(runtime, args, kwargs, sync=False)
         return _unwrap(await drivers.adrive(steps, core, lambda: fn(*args, **kwargs)))
 
     return call

@@ -67,6 +67,11 @@ class KeyMaker:
             return sorted(self._template.fields)
         return list(self._names)
 
+    @property
+    def determined(self) -> list[str] | None:
+        """The parameters whose values alone make the key; None if a callable makes it, which may use anything else."""
+        return None if self._callable is not None else self.needs
+
     def check_server(self) -> None:
         """That keys of this function mean the same in every process.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -58,7 +59,7 @@ class Counters:
         "hits", "misses", "loads", "coalesced", "refused", "bypassed", "errors", "uncacheable", "undecodable",
         "guarded",
     )  # fmt: skip
-    __slots__ = ("__weakref__", *NAMES)
+    __slots__ = ("__weakref__", "_row_hits", *NAMES)
 
     hits: int
     misses: int
@@ -71,18 +72,26 @@ class Counters:
     undecodable: int
     guarded: int
 
-    def __init__(self) -> None:
+    def __init__(self, row_hits: Callable[[], int] | None = None) -> None:
+        self._row_hits = row_hits
         for name in self.NAMES:
             setattr(self, name, 0)
 
+    def counts(self) -> dict[str, int]:
+        """By name, as they are now; hits with those that rows have counted."""
+        counts = {name: getattr(self, name) for name in self.NAMES}
+        if self._row_hits is not None:
+            counts["hits"] += self._row_hits()
+        return counts
+
     def add(self, other: Counters) -> None:
         """Add the counts of another."""
-        for name in self.NAMES:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name, count in other.counts().items():
+            setattr(self, name, getattr(self, name) + count)
 
     def info(self, size: Size) -> CacheInfo:
         """These counts as they are now."""
-        counts = {name: getattr(self, name) for name in self.NAMES}
+        counts = self.counts()
         return CacheInfo(maxsize=size.limit, currsize=size.entries, **counts)
 
 
@@ -129,9 +138,13 @@ class StatsBook:
         self.updates = 0
         self.updates_refused = 0
 
-    def open(self, name: str, owner: object) -> Counters:
-        """New counters for the function `name`, which live as long as `owner` and stay in its line after that."""
-        counters = Counters()
+    def open(self, name: str, owner: object, row_hits: Callable[[], int] | None) -> Counters:
+        """New counters for the function `name`, which live as long as `owner` and stay in its line after that.
+
+        Args:
+            row_hits: gives the hits that rows have counted; None if there are no rows.
+        """
+        counters = Counters(row_hits)
         self._live.setdefault(name, weakref.WeakSet()).add(counters)
         past = self._past.setdefault(name, Counters())
         weakref.finalize(owner, past.add, counters).atexit = False

@@ -19,7 +19,7 @@ from .functions import Home
 from .keymaker import is_coroutine, location_of, signature_of
 from .keys import Binder, Template, check_key, split_version
 from .stats import Counters
-from .wrappers import AsyncCached, Cached
+from .wrappers import AsyncCached, Cached, bound_to
 
 
 class Entry(NamedTuple):
@@ -138,7 +138,7 @@ class Targets:
     def _function(self, target: Cached[..., Any] | AsyncCached[..., Any]) -> Make:
         function = target._function
         parameters = list(function.keys.binder.signature.parameters)
-        bound = dict(zip(parameters, target.args, strict=False))
+        bound = dict(zip(parameters, bound_to(target), strict=False))
         if missing := [name for name in function.keys.needs if name not in self._names and name not in bound]:
             raise ConfigurationError(
                 f"{self._name}: the key of {function.name} needs {missing}, which are no parameters of the write: give "

@@ -1,9 +1,9 @@
 """What a decorated read is to its users: a callable with verbs.
 
-A decorated function is a `functools.partial` over a plain function (or over an `async def`), so that
-`inspect.iscoroutinefunction` and friends see what it is, and that a call costs no Python frame for it. Access through
-an instance or class gives a bound form with the same verbs, as far as the types can say with the parameters that are
-left.
+A decorated function is a function (or an `async def`) with the verbs as attributes: nothing is faster to call. A method
+is a `functools.partial` over such a function, since only a class of ours can give, for an instance, a bound form with
+the same verbs; `inspect.iscoroutinefunction` and friends look through it. For type checkers both are one class, with
+the parameters that are left after binding.
 """
 
 from __future__ import annotations
@@ -29,16 +29,39 @@ S = TypeVar("S")
 Kind = Literal["function", "classmethod", "staticmethod"]
 
 
-class _Base(functools.partial[R], Generic[P, R]):
+class _Form(type):
+    """Decorated functions are instances of `Cached` or `AsyncCached`, though their class is another."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        if isinstance(instance, types.FunctionType) and isinstance(getattr(instance, "_function", None), Function):
+            return issubclass(AsyncCached if inspect.iscoroutinefunction(instance) else Cached, cls)
+        return super().__instancecheck__(instance)
+
+
+class _Base(functools.partial[R], Generic[P, R], metaclass=_Form):
     """What plain and async forms have in common."""
 
-    __wrapped__: Callable[P, R]
-    _function: Function
-    _kind: Kind
+    # What forms know stands on the function that they call, since a bound form is made at each access.
+
+    @property
+    def _function(self) -> Function:
+        function: Function = self.func._function  # type: ignore[attr-defined]  # `wrap` has put it there
+        return function
+
+    @property
+    def __wrapped__(self) -> Callable[P, R]:
+        """The user's function; of a bound form, bound as well."""
+        fn: Any = self._function.fn
+        return types.MethodType(fn, self.args[0]) if self.args else fn
 
     if TYPE_CHECKING:
 
         def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+    else:
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.func, name)
 
     def key(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """The key of a call with these arguments: the full text, without namespace, as `cache.invalidate` takes it.
@@ -46,7 +69,7 @@ class _Base(functools.partial[R], Generic[P, R]):
         Raises:
             InvalidKeyError: the arguments make no safe key.
         """
-        return self._function.key(*self.args, *args, **kwargs)
+        return self._function.key(*bound_to(self), *args, **kwargs)
 
     def cache_info(self) -> CacheInfo:
         """Counters of this function on its cache."""
@@ -54,7 +77,12 @@ class _Base(functools.partial[R], Generic[P, R]):
 
     def __set_name__(self, owner: type, name: str) -> None:
         keys, parameters = self._function.keys, list(self._function.keys.binder.signature.parameters)
-        if self._kind != "function" or not parameters or not keys.is_default or parameters[0] not in keys.needs:
+        if (
+            not isinstance(self, (_Method, _AsyncMethod))
+            or not parameters
+            or not keys.is_default
+            or parameters[0] not in keys.needs
+        ):
             return
         if not hasattr(owner, "__cache_key__"):
             raise ConfigurationError(
@@ -76,7 +104,7 @@ class _Base(functools.partial[R], Generic[P, R]):
 
     def __deepcopy__(self, memo: Any) -> Any:
         """Of a bound form, one that is bound to the copy of its instance; as with methods."""
-        return _bound(self, copy.deepcopy(self.args[0], memo)) if self.args else self
+        return _bound(type(self), self, copy.deepcopy(self.args[0], memo)) if self.args else self
 
     def __eq__(self, other: object) -> bool:
         """Bound forms of one function and one instance are equal, as methods are: each access makes a new one."""
@@ -107,7 +135,7 @@ class Cached(_Base[P, R]):
 
         One round trip. If the cache does not answer, this process bypasses the key until it could be delivered.
         """
-        self._function.invalidate(*self.args, *args, **kwargs)
+        self._function.invalidate(*bound_to(self), *args, **kwargs)
 
     def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Invalidate, then call: a value that was read from the store after this call began."""
@@ -129,7 +157,7 @@ class Cached(_Base[P, R]):
     def __get__(self, instance: object, owner: type | None = None, /) -> Cached[P, R]: ...
     def __get__(self, instance: Any, owner: type | None = None, /) -> Any:
         """The form bound to an instance, or of a classmethod to the class; else this very object."""
-        return _bind(self, instance, owner)
+        return self
 
 
 class AsyncCached(_Base[P, Coroutine[Any, Any, T]], Generic[P, T]):
@@ -137,7 +165,7 @@ class AsyncCached(_Base[P, Coroutine[Any, Any, T]], Generic[P, T]):
 
     async def invalidate(self, /, *args: P.args, **kwargs: P.kwargs) -> None:
         """See `Cached.invalidate`. Cancelling the caller does not stop the delivery."""
-        await self._function.ainvalidate(*self.args, *args, **kwargs)
+        await self._function.ainvalidate(*bound_to(self), *args, **kwargs)
 
     async def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> T:
         """See `Cached.refresh`."""
@@ -163,34 +191,71 @@ class AsyncCached(_Base[P, Coroutine[Any, Any, T]], Generic[P, T]):
     def __get__(self, instance: object, owner: type | None = None, /) -> AsyncCached[P, T]: ...
     def __get__(self, instance: Any, owner: type | None = None, /) -> Any:
         """The form bound to an instance, or of a classmethod to the class; else this very object."""
-        return _bind(self, instance, owner)
+        return self
 
 
-def wrap(function: Function, shell: Callable[..., Any], kind: Kind) -> Any:
-    """The decorated form of `function`, whose calls run `shell`."""
-    wrapped: Any = (AsyncCached if inspect.iscoroutinefunction(shell) else Cached)(shell)
-    fn = function.fn
+def _bound(kind: type[Any], form: Any, instance: Any) -> Any:
+    bound = kind(form.func, instance)
+    bound.__dict__ = form.__dict__  # its documentation, and what users have put there
+    return bound
+
+
+class _Method(Cached[P, R]):
+    """As it stands in a class."""
+
+    def __get__(self, instance: Any, owner: type | None = None, /) -> Any:
+        return self if instance is None else _bound(Cached, self, instance)
+
+
+class _ClassMethod(Cached[P, R]):
+    def __get__(self, instance: Any, owner: type | None = None, /) -> Any:
+        return _bound(Cached, self, type(instance) if owner is None else owner)
+
+
+class _AsyncMethod(AsyncCached[P, T]):
+    def __get__(self, instance: Any, owner: type | None = None, /) -> Any:
+        return self if instance is None else _bound(AsyncCached, self, instance)
+
+
+class _AsyncClassMethod(AsyncCached[P, T]):
+    def __get__(self, instance: Any, owner: type | None = None, /) -> Any:
+        return _bound(AsyncCached, self, type(instance) if owner is None else owner)
+
+
+_FORMS: dict[Kind, tuple[type[Any], type[Any]]] = {
+    "function": (_Method, _AsyncMethod),
+    "classmethod": (_ClassMethod, _AsyncClassMethod),
+    "staticmethod": (Cached, AsyncCached),
+}
+
+
+def wrap(function: Function, call: Callable[..., Any], kind: Kind) -> Any:
+    """The decorated form of `function`, whose calls run `call`."""
+    coroutine = inspect.iscoroutinefunction(call)
+    fn, of_call = function.fn, call.__dict__
     for name in functools.WRAPPER_ASSIGNMENTS:
         if hasattr(fn, name):
-            setattr(wrapped, name, getattr(fn, name))
-    wrapped.__dict__.update({k: v for k, v in getattr(fn, "__dict__", {}).items() if k not in wrapped.__dict__})
-    wrapped.__wrapped__ = fn
-    wrapped._function = function
-    wrapped._kind = kind
-    return wrapped
+            setattr(call, name, getattr(fn, name))
+    of_call.update(getattr(fn, "__dict__", {}))
+    of_call["_function"] = function
+    if kind != "function" or _in_class(function):
+        form = _FORMS[kind][coroutine](call)
+        form.__dict__.update({"__doc__": call.__doc__, "__module__": call.__module__})  # which classes have as well
+        return form
+    of_call["__wrapped__"] = fn
+    for verb in ("key", "invalidate", "refresh", "cache_info"):
+        of_call[verb] = types.MethodType(getattr(AsyncCached if coroutine else Cached, verb), call)
+    return call
 
 
-def _bind(self: Any, instance: Any, owner: type | None) -> Any:
-    target = instance
-    if self._kind == "classmethod":
-        target = type(instance) if owner is None else owner
-    elif self._kind == "staticmethod" or instance is None or self.args:
-        return self
-    return _bound(self, target)
+def bound_to(form: Any) -> tuple[Any, ...]:
+    """What a form is bound to; nothing for a function."""
+    args: tuple[Any, ...] = getattr(form, "args", ())
+    return args
 
 
-def _bound(self: Any, target: Any) -> Any:
-    bound = type(self)(self.func, target)
-    bound.__dict__.update(self.__dict__)
-    bound.__wrapped__ = types.MethodType(self._function.fn, target)
-    return bound
+def _in_class(function: Function) -> bool:
+    """Whether it is a method, as far as can be known before it gets its name in a class."""
+    around, _, _ = getattr(function.fn, "__qualname__", "").rpartition(".")
+    first = next(iter(function.keys.binder.signature.parameters), "")
+    return (around != "" and not around.endswith("<locals>")) or first in ("self", "cls")

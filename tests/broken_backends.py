@@ -112,7 +112,7 @@ class GuardsNothing(MemoryBackend):
         proofs = super().guard(keys, token, hold)
         for key, entry, lease in kept:
             if entry is not None:
-                self._entries[key] = entry
+                self._entries.put(key, entry.stored, None)
             if lease is not None:
                 self._leases[key] = lease
         return proofs
@@ -248,7 +248,7 @@ class UpdatesAnyway(MemoryBackend):
         if guard is None or token not in guard.marks:
             return False
         del self._guards[key]
-        self._store(key, stored, ttl)
+        self._entries.put(key, stored, ttl)
         return True
 
 
@@ -268,7 +268,7 @@ class UpdatesWithoutMark(MemoryBackend):
     def update(self, key: str, token: str, proof: Any, stored: Any, ttl: float | None) -> bool:
         self._guards.pop(key, None)
         self._drop_value(key)
-        self._store(key, stored, ttl)
+        self._entries.put(key, stored, ttl)
         return True
 
 

@@ -322,9 +322,9 @@ def test_memory_hands_out_the_object_itself() -> None:
 
 
 def test_memory_is_bounded(cache: Cache) -> None:
-    """More keys than max_entries push out the least recently used; expired ones give their memory back."""
+    """More keys than max_entries push out others, as the policy says; expired ones give their memory back."""
     clock = FakeClock()
-    small = Cache("memory://?max_entries=3", clock=clock)
+    small = Cache("memory://?max_entries=3&policy=lru", clock=clock)
 
     @small.cached(ttl=10)
     def get(row: int) -> int:

@@ -25,7 +25,7 @@ from cacheside.testing import FakeClock
         ("memory://?max_entries=many", "positive integer"),
         ("memory://?copy=perhaps", "true or false"),
         ("memory://?policy=best", "lru"),
-        ("memory://?size=5", "known are: copy, max_entries, policy"),
+        ("memory://?size=5", "known are: copy, max_bytes, max_entries, policy"),
         ("memory://?ttl=5&ttl=6", "twice"),
         ("memory://?ttl=soon", "number of seconds"),
         ("memory://?ttl=0", "positive"),

@@ -48,6 +48,16 @@ class TestMemory(BackendConformance):
         return Subject(MemoryBackend(clock=clock), clock.advance)
 
 
+class TestMemoryWithoutRows(BackendConformance):
+    """In this process, by a policy that follows each hit: every call goes the slow path."""
+
+    @pytest.fixture
+    def subject(self) -> Subject:
+        """A new one for each test."""
+        clock = FakeClock()
+        return Subject(MemoryBackend(policy="lru", clock=clock), clock.advance)
+
+
 class TestMemoryCopies(BackendConformance):
     """In this process, with copies of all values."""
 

@@ -71,7 +71,7 @@ class Wire:
         """By verb."""
         self.holds: list[float] = []
         self.capabilities: frozenset[Capability] = (
-            self.memory.capabilities if in_process else frozenset({"clear", "stores"})
+            self.memory.capabilities - {"rows"} if in_process else frozenset({"clear", "stores"})
         )
         self.aio: AsyncBackend | None = None if in_process else _Aio(self)
 

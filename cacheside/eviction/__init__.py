@@ -1,35 +1,64 @@
-"""Which entries of a memory backend go when it is full. One policy a file; `make` picks by name."""
+"""Which entries of a memory backend go when it is full. One policy a file, picked by name from a registry.
+
+A policy is registered as a callable ``make(capacity, evicted) -> Store``: `capacity` is the sum of weights that may be
+kept, `evicted(entry)` is to be called with each entry that goes.
+"""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, MutableMapping
-from typing import Any, Protocol, TypeAlias, cast
+from collections.abc import Callable, Iterator
+from typing import Protocol, TypeAlias
 
-from ..errors import ConfigurationError
-
-_POLICIES = {"lru": "cacheside.eviction.lru:make"}
+from ..entries import Entry
+from ..registry import Registry
 
 
-class Timed(Protocol):
-    """An entry that says when it expires, in seconds of the store's clock (inf: never)."""
+class Store(Protocol):
+    """Entries by their keys. Not thread-safe: its owner has the lock. What has expired is its owner's care too."""
 
-    deadline: float
+    touch: bool
+    """Whether hits have to be told, by `hit`. If not, they are counted in the entries, and need no lock."""
+
+    def get(self, key: str) -> Entry | None:
+        """The entry under `key`. No hit."""
+
+    def hit(self, entry: Entry) -> None:
+        """A lookup has found it."""
+
+    def add(self, entry: Entry) -> None:
+        """Put in an entry, where none of its key is, of a weight up to the capacity; and evict what is too much."""
+
+    def remove(self, entry: Entry) -> None:
+        """Take out an entry that is there."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Entry]:
+        """All entries; the store must not change meanwhile."""
+        ...
 
 
-Store: TypeAlias = MutableMapping[str, Any]
-"""Keys and `Timed` entries; bounded, forgets what is past its deadline. Not thread-safe: its owner has the lock."""
+Evicted: TypeAlias = Callable[[Entry], object]
+Make: TypeAlias = Callable[[int, Evicted], Store]
+
+_registry: Registry[Make] = Registry(
+    "eviction policy",
+    "cacheside.eviction",
+    {
+        "s3fifo": "cacheside.eviction.s3fifo:S3Fifo",
+        "sieve": "cacheside.eviction.sieve:Sieve",
+        "lru": "cacheside.eviction.classic:lru",
+        "lfu": "cacheside.eviction.classic:lfu",
+        "fifo": "cacheside.eviction.classic:fifo",
+    },
+    {},
+)
+register = _registry.register
 
 
-def make(policy: str, max_entries: int, clock: Callable[[], float]) -> Store:
-    """A store of at most `max_entries` entries that evicts by `policy`.
+def make(policy: str, capacity: int, evicted: Evicted) -> Store:
+    """A store that evicts by `policy`.
 
     Raises:
-        ConfigurationError: unknown policy.
+        ConfigurationError: unknown policy; the message lists the known ones.
     """
-    path = _POLICIES.get(policy)
-    if path is None:
-        raise ConfigurationError(f"unknown eviction policy {policy!r}; known are: {', '.join(sorted(_POLICIES))}")
-    module, _, attribute = path.partition(":")
-    factory = cast("Callable[[int, Callable[[], float]], Store]", getattr(importlib.import_module(module), attribute))
-    return factory(max_entries, clock)
+    return _registry.get(policy)(capacity, evicted)

@@ -11,7 +11,7 @@ import math
 import threading
 from collections.abc import Iterator
 
-from ..functions import Switch
+from ..hitpath import Switch, reset
 from .bench import Subject
 from .guards import GuardPromises
 from .protocol import ProtocolPromises
@@ -68,6 +68,7 @@ def disabled() -> Iterator[None]:
     """
     with _lock:
         Switch.off += 1
+    reset()
     try:
         yield
     finally:

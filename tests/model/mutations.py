@@ -19,6 +19,7 @@ from cacheside.backends.memory import MemoryBackend
 from cacheside.backends.redis import scripts
 from cacheside.backends.redis import wire as redis_wire
 from cacheside.core import Core
+from cacheside.entries import Row
 from cacheside.flight import NOTHING, Flights
 from cacheside.writes import Write
 
@@ -54,7 +55,7 @@ def _replace_script(patch: Patch, name: str, old: str, new: str) -> None:
 # ---- fill without a token check
 def _unchecked_memory(patch: Patch) -> None:
     def fill(self: MemoryBackend, key: str, token: Any, stored: Any, ttl: float | None) -> bool:
-        self._store(key, stored, ttl)
+        self._entries.put(key, stored, ttl)
         return True
 
     patch.setattr(MemoryBackend, "fill", fill)
@@ -95,7 +96,7 @@ def _tombstone_memory(patch: Patch) -> None:
     def fill(self: MemoryBackend, key: str, token: Any, stored: Any, ttl: float | None) -> bool:
         if key in self._leases:  # what stands there is the tombstone
             return False
-        self._store(key, stored, ttl)
+        self._entries.put(key, stored, ttl)
         return True
 
     def invalidate(self: MemoryBackend, keys: Sequence[str]) -> None:
@@ -304,6 +305,10 @@ def _forgotten(patch: Patch) -> None:
     patch.setattr(Core, "undelivered", lambda self, plan: None)
 
 
+def _undying(patch: Patch) -> None:
+    patch.setattr(Row, "die", lambda self: None)
+
+
 def _everywhere(breaks: Callable[[Patch], None]) -> dict[str, Callable[[Patch], None]]:
     return dict.fromkeys((MEMORY, REDIS, MEMCACHED), breaks)
 
@@ -383,6 +388,11 @@ MORE = (
         "failed invalidation forgotten",
         {REDIS: _forgotten, MEMCACHED: _forgotten},
         Cast([0], [(0, "plain")], warm=True, losses=1, fates=(Fate.LOST,)),
+    ),
+    Mutation(  # elsewhere there are no rows
+        "rows outlive their entry",
+        {MEMORY: _undying},
+        Cast([0], [(0, "plain")], warm=True),
     ),
 )
 """And some that they leave out."""

@@ -26,6 +26,7 @@ from cacheside.backends.memory import MemoryBackend
 from cacheside.backends.redis import scripts
 from cacheside.backends.redis.wire import Protocol as RedisProtocol
 from cacheside.core import Core
+from cacheside.entries import Table
 from cacheside.envelope import Codec, LiveCodec, WireCodec
 from cacheside.errors import CacheUnavailable
 from cacheside.testing import FakeClock
@@ -87,6 +88,7 @@ class Memory:
     def renew(self) -> None:
         self.key = "k"
         self.backend = MemoryBackend(clock=clock)
+        self.table = Table()
 
     def core(self) -> Core:
         return Core("memory", self.backend, None, "", LEASE)
@@ -106,14 +108,19 @@ class Memory:
 
     def look(self) -> tuple[str, int | None]:
         backend = self.backend
+        for row in self.table.rows.values():
+            if clock() < row.deadline:
+                return "value", row.value  # a hit by it would return this, whatever the backend says
         if (entry := backend._entries.get(self.key)) is not None:
+            backend.attach(entry, self.table, self.key, (str,), entry.stored)  # as the second read does
             return "value", entry.stored
         if self.key in backend._guards:
             return "guard", None
         return ("lease" if self.key in backend._leases else ""), None
 
     def drop(self) -> None:
-        for table in (self.backend._entries, self.backend._leases, self.backend._guards):
+        self.backend._entries.pop(self.key)
+        for table in (self.backend._leases, self.backend._guards):
             table.pop(self.key, None)
 
 

@@ -1,0 +1,106 @@
+"""S3-FIFO: three queues, and a hit is a count (Yang, Zhang, Qiu, Yue, Vigfusson, SOSP 2023).
+
+New entries go through a small queue, a tenth of the capacity: most of them are never asked for again, and leave from
+there soon. Those that were hit at least twice in it go on to the main queue, where each hit is another round. The keys
+of those that left are remembered for a while (the ghosts): if one is filled again, it goes to the main queue at once.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from ..entries import Entry
+from . import Evicted
+from .queues import Queue
+
+SMALL = 0.1  # of the capacity, as in the paper
+WORTH_KEEPING = 2  # hits in the small queue
+ROUNDS = 4  # through the main queue that one eviction makes at most, however fast readers heat it up again
+
+
+class S3Fifo:
+    """See `eviction.Store`."""
+
+    touch = False
+
+    def __init__(self, capacity: int, evicted: Evicted) -> None:
+        self._capacity = capacity
+        self._main_capacity = capacity - max(1, int(capacity * SMALL))
+        self._evicted = evicted
+        self._entries: dict[str, Entry] = {}
+        self._small, self._main = Queue(), Queue()
+        # Hashes of keys: two that have the same cost an entry a round in the wrong queue, and nothing else.
+        self._ghosts: OrderedDict[int, int] = OrderedDict()
+        self._ghost_weight = 0
+
+    def get(self, key: str) -> Entry | None:
+        """See `Store.get`."""
+        return self._entries.get(key)
+
+    def hit(self, entry: Entry) -> None:
+        """See `Store.hit`."""
+        entry.hits += 1
+
+    def add(self, entry: Entry) -> None:
+        """See `Store.add`."""
+        while self._small.weight + self._main.weight + entry.weight > self._capacity:
+            self._evict()
+        self._entries[entry.key] = entry
+        weight = self._ghosts.pop(hash(entry.key), None)
+        if weight is None:
+            self._small.append(entry)
+        else:
+            self._ghost_weight -= weight
+            self._main.append(entry)
+
+    def remove(self, entry: Entry) -> None:
+        """See `Store.remove`."""
+        del self._entries[entry.key]
+        entry.queue.remove(entry)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries.values())
+
+    def _evict(self) -> None:
+        small = self._small
+        if self._main.weight <= self._main_capacity:
+            while small.first is not None:
+                entry = small.first
+                if entry.heat() < WORTH_KEEPING:
+                    self._remember(entry)
+                    self._drop(entry)
+                    return
+                small.remove(entry)
+                entry.cool(0)
+                self._main.append(entry)
+        self._evict_main()
+
+    def _evict_main(self) -> None:
+        for _ in range(ROUNDS * len(self._entries)):
+            entry = self._main.first
+            assert entry is not None  # else everything would be in the small queue, and have been evicted from there
+            heat = entry.heat()
+            if heat == 0:
+                break
+            self._main.remove(entry)
+            entry.cool(heat - 1)
+            self._main.append(entry)
+        if self._main.first is not None:
+            self._drop(self._main.first)
+
+    def _drop(self, entry: Entry) -> None:
+        self.remove(entry)
+        self._evicted(entry)
+
+    def _remember(self, entry: Entry) -> None:
+        """As many ghosts as the main queue could hold entries."""
+        ghost = hash(entry.key)
+        self._ghost_weight += entry.weight - self._ghosts.pop(ghost, 0)
+        self._ghosts[ghost] = entry.weight
+        while self._ghost_weight > self._main_capacity:
+            _, weight = self._ghosts.popitem(last=False)
+            self._ghost_weight -= weight
