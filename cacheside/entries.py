@@ -29,10 +29,10 @@ class Table:
 
     def __init__(self, records: bool = False) -> None:
         self.rows: dict[Hashable, Row] = {}
-        self.records = records
-        self.apart = False
+        self.records: bool = records
+        self.apart: bool = False
         """Whether there ever was a row for arguments that had been taken apart."""
-        self.past = 0
+        self.past: int = 0
 
     def find(self, values: tuple[Any, ...]) -> Row | None:
         """The row for arguments that have to be taken apart."""
@@ -70,14 +70,17 @@ class Row:
     __slots__ = ("deadline", "entry", "hits", "raw", "table", "type0", "type1", "type2", "types", "value")
 
     def __init__(self, entry: Entry, value: Any, table: Table, raw: Hashable, types: tuple[type, ...]) -> None:
-        self.entry = entry
-        self.value = value
-        self.table = table
-        self.raw = raw
-        self.types = types
-        self.type0, self.type1, self.type2 = (*types, None, None, None)[:3]
-        self.hits = 0
-        self.deadline = entry.deadline
+        self.entry: Entry = entry
+        self.value: Any = value
+        self.table: Table = table
+        self.raw: Hashable = raw
+        self.types: tuple[type, ...] = types
+        first: tuple[type | None, ...] = (*types, None, None, None)
+        self.type0: type | None = first[0]
+        self.type1: type | None = first[1]
+        self.type2: type | None = first[2]
+        self.hits: int = 0
+        self.deadline: float = entry.deadline
 
     def die(self) -> None:
         """Nobody finds the entry by this row any more."""
@@ -111,12 +114,12 @@ class Entry:
     __slots__ = ("after", "before", "deadline", "hits", "key", "queue", "rows", "seen", "stored", "weight")
 
     def __init__(self, key: str, stored: Any, deadline: float, weight: int) -> None:
-        self.key = key
-        self.stored = stored
-        self.deadline = deadline
-        self.weight = weight
-        self.hits = 0
-        self.seen = 0
+        self.key: str = key
+        self.stored: Any = stored
+        self.deadline: float = deadline
+        self.weight: int = weight
+        self.hits: int = 0
+        self.seen: int = 0
         self.rows: tuple[Row, ...] = ()
         self.queue: Any = None
         self.before: Entry | None = None

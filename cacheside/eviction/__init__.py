@@ -52,7 +52,15 @@ _registry: Registry[Make] = Registry(
     },
     {},
 )
-register = _registry.register
+
+
+def register(name: str, make: str | Make) -> None:
+    """Let ``policy=name`` mean a policy of your own: a callable, or a path ``"module:Attr"`` imported on first use.
+
+    Raises:
+        ConfigurationError: the name has another meaning already, or the path has no colon.
+    """
+    _registry.register(name, make)
 
 
 def make(policy: str, capacity: int, evicted: Evicted) -> Store:

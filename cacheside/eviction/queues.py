@@ -21,7 +21,7 @@ class Queue:
     def __init__(self) -> None:
         self.first: Entry | None = None
         self.last: Entry | None = None
-        self.weight = 0
+        self.weight: int = 0
 
     def append(self, entry: Entry) -> None:
         """Put an entry, which stands in no queue, at the end."""
