@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, NamedTuple
 
-from . import tokens
+from . import hitpath, tokens
 from .backends.base import AsyncBackend, Backend, Capability, Size
 from .errors import ConfigurationError, NotCacheableError
 from .flight import Flights
@@ -223,6 +223,8 @@ class Core:
         overflowed = self.pending.overflowed
         self.pending.add(plan)
         self.book.undelivered += 1
+        if "rows" in self.capabilities:
+            hitpath.reset()  # whoever asks for a pending key by a row would get the old value
         if self.pending.overflowed and not overflowed:
             self.health.overflowed("clear" in self.capabilities)
 

@@ -36,7 +36,10 @@ class Table:
 
     def find(self, values: tuple[Any, ...]) -> Row | None:
         """The row for arguments that have to be taken apart."""
-        raw = in_parts(values, self.records)
+        try:
+            raw = in_parts(values, self.records)
+        except Exception:  # they refer to themselves, or a field fails: the slow path says what is wrong
+            return None
         return None if raw is None else self.rows.get(raw)
 
     def hits(self) -> int:

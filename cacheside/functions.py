@@ -137,7 +137,8 @@ class Function:
                 return
             table.apart = True
         backend.attach(entry, table, raw, types, outcome)
-        self.path.switch(table, backend.clock, lambda: self._home() is runtime.home())
+        pending = runtime.core.pending
+        self.path.switch(table, backend.clock, lambda: self._home() is runtime.home() and not pending)
 
     def text(self, runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """The key of a call, without version."""

@@ -27,7 +27,8 @@ from a callable, or whose signature has ``*args`` or ``**kwargs``, have no rows,
 Races: an invalidation kills the rows of its entry before it returns, and no row is made for an entry that has gone (see
 `entries.py`). Between the look at the deadline and the return the interpreter does not switch threads: what is returned
 was in the cache after the call began. A cache that is no longer that of the function (`configure`) and caching that is
-switched off (`testing.disabled`) take the table away, under `_switching`, under which the slow path puts it back.
+switched off (`testing.disabled`) take the table away, under `_switching`, under which the slow path puts it back; so
+does an invalidation that was interrupted (Ctrl-C), and is pending.
 """
 
 from __future__ import annotations

@@ -79,8 +79,8 @@ class Shelf:
     def reclaim(self, most: int | None = None) -> None:
         """Drop entries that have expired: all, or so many."""
         for entry in self._deadlines.expired(self.clock(), most):
-            self._store.remove(entry)
             entry.die()
+            self._store.remove(entry)
 
     def clear(self) -> None:
         """Have no entries."""
@@ -94,8 +94,8 @@ class Shelf:
         return len(self._store)
 
     def _remove(self, entry: Entry) -> None:
+        self._evicted(entry)  # first: if Ctrl-C comes in between, it is dead, and `get` removes it
         self._store.remove(entry)
-        self._evicted(entry)
 
     def _evicted(self, entry: Entry) -> None:
         deadline = entry.deadline

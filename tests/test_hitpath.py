@@ -483,3 +483,55 @@ def test_collected_under_the_lock() -> None:
     del get
     gc.collect()
     assert cache.stats().totals[:2] == (590, 10)
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_interrupted_invalidation(cache: Cache, colour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while a write invalidates: it is pending, and no row answers for the key before it has been delivered."""
+    rows = ["old"]
+    other = cache.cached(key="other")(lambda: "other")
+    get = cache.cached(key="k:{a}")(lambda a: rows[-1])
+    assert [get(1) for _ in range(4)] == ["old"] * 4
+    assert [other() for _ in range(4)] == ["other"] * 4
+    real = MemoryBackend.invalidate
+
+    def interrupted(self: MemoryBackend, keys: Any) -> None:
+        monkeypatch.setattr(MemoryBackend, "invalidate", unreachable)
+        raise KeyboardInterrupt
+
+    def unreachable(self: MemoryBackend, keys: Any) -> None:
+        raise OSError
+
+    monkeypatch.setattr(MemoryBackend, "invalidate", interrupted)
+    if colour == "sync":
+        with pytest.raises(KeyboardInterrupt):
+            cache.invalidates("k:1")(lambda: rows.append("new"))()
+    else:
+
+        @cache.invalidates("k:1")
+        async def write() -> None:
+            rows.append("new")
+
+        with pytest.raises(KeyboardInterrupt):
+            asyncio.run(write())
+    assert cache.stats().pending == 1
+    assert [get(1) for _ in range(4)] == ["new"] * 4
+    assert [other() for _ in range(4)] == ["other"] * 4
+    assert cache.stats().pending == 1
+    monkeypatch.setattr(MemoryBackend, "invalidate", real)
+    assert [get(1) for _ in range(4)] == ["new"] * 4
+
+
+def test_arguments_that_cannot_be_taken_apart(cache: Cache) -> None:
+    """A list that holds itself is refused with the cure, also by a function that finds others by their parts."""
+
+    @cache.cached
+    def get(a: object) -> object:
+        return a
+
+    assert [get([1]) for _ in range(3)] == [[1]] * 3
+    endless: list[object] = []
+    endless.append(endless)
+    for _ in range(2):
+        with pytest.raises(cacheside.InvalidKeyError, match="refers to itself"):
+            get(endless)

@@ -56,7 +56,7 @@ class S3Fifo:
 
     def remove(self, entry: Entry) -> None:
         """See `Store.remove`."""
-        del self._entries[entry.key]
+        self._entries.pop(entry.key, None)
         entry.queue.remove(entry)
 
     def __len__(self) -> int:

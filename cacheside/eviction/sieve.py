@@ -44,7 +44,7 @@ class Sieve:
         """See `Store.remove`."""
         if entry is self._hand:
             self._hand = entry.after
-        del self._entries[entry.key]
+        self._entries.pop(entry.key, None)
         self._queue.remove(entry)
 
     def __len__(self) -> int:
