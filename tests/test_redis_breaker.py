@@ -165,7 +165,7 @@ def test_crowded_pool_is_no_outage(
     """Callers that wait in vain for a connection are told so, and the breaker stays closed."""
     monkeypatch.setattr("cacheside.backends.redis.server.POOL_WAIT", 0.05)
     server = new_redis()
-    cache = make_cache(f"{server.url}?max_connections=1", timeout=5)
+    cache = make_cache(f"{server.url}?max_connections=1", timeout=30)
     backend: Any = cache._core.backend if colour.name == "sync" else cache._core.aio
     assert type(colour.run(backend.lookup, "k", 10.0)) is Leased
     server.freeze()
