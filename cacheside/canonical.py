@@ -84,7 +84,7 @@ def _canon(value: object, in_process: bool) -> str:
 def _writer(kind: type[Any]) -> _Writer:
     """The writer for a type that is not in the table: of a module that may not be imported yet, or the user's."""
     module, lazy = _LAZY.get(kind.__name__, ("", _refuse))
-    if module in sys.modules and getattr(sys.modules[module], kind.__name__, None) is kind:
+    if is_of(module, kind):
         _WRITERS[kind] = lazy
         return lazy
     if getattr(kind, "__cache_key__", None) is not None:
@@ -98,6 +98,11 @@ def _writer(kind: type[Any]) -> _Writer:
     if dataclasses.is_dataclass(kind) and not issubclass(kind, _VALUES):
         return _dataclass
     return _refuse
+
+
+def is_of(module: str, kind: type) -> bool:
+    """Whether `kind` is what a module has under its name. One that is not imported yet has nothing."""
+    return module in sys.modules and getattr(sys.modules[module], kind.__name__, None) is kind
 
 
 def _refuse(value: object, in_process: bool) -> str:

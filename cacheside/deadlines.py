@@ -62,6 +62,7 @@ class Deadlines:
 
     def _clean(self) -> None:
         living = [entry for entries in self._entries.values() for entry in entries if entry.deadline != DEAD]
-        self.__init__()  # type: ignore[misc]  # the class has no subclasses
+        self._seconds, self._entries = [], {}
+        self._dead = self._count = 0
         for entry in living:
             self.add(entry)

@@ -120,8 +120,12 @@ class HitPath:
     def switch(self, table: Table, clock: Callable[[], float], still: Callable[[], bool]) -> None:
         """Look up hits in `table`, if `still()` says that this is right: asked when nobody can change the answer."""
         with _switching:
-            if not Switch.off and still():
+            if not Switch.off and still() and not self._uses(table):
                 self.use(table, clock)
+
+    def _uses(self, table: Table) -> bool:
+        """Whether all is as it should be: then nobody who is looking in it just now is sent the slow path."""
+        return self._globals[self._rows] is table.rows and table.apart == (self._globals[self._parts] is not _nothing)
 
 
 def _nothing(values: tuple[object, ...]) -> None:

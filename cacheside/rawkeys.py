@@ -10,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 import enum
 import operator
-import sys
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
+
+from .canonical import is_of
 
 _ALWAYS = frozenset((int, str, bytes, bool, type(None), type))
 _BY_NAME = {"date": "datetime", "timedelta": "datetime", "UUID": "uuid"}  # modules that may not be imported yet
@@ -71,9 +72,8 @@ def _is_safe(value: object) -> bool:
         return True
     if kind is float:
         return value == value and value != 0.0  # NaN equals nothing, and 0.0 equals -0.0
-    module = _BY_NAME.get(kind.__name__)
-    if module is not None and kind.__module__ == module:
-        return getattr(sys.modules.get(module), kind.__name__, None) is kind
+    if is_of(_BY_NAME.get(kind.__name__, ""), kind):
+        return True
     # Members that are equal only to themselves; other enums can be told to be equal to whatever they like.
     return issubclass(kind, enum.Enum) and kind.__eq__ is object.__eq__ and kind.__hash__ is enum.Enum.__hash__
 

@@ -82,11 +82,6 @@ class Shelf:
             entry.die()
             self._store.remove(entry)
 
-    def clear(self) -> None:
-        """Have no entries."""
-        for entry in list(self._store):
-            self._remove(entry)
-
     def __iter__(self) -> Iterator[str]:
         return (entry.key for entry in self._store)
 

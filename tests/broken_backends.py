@@ -108,13 +108,12 @@ class GuardsNothing(MemoryBackend):
     """A guard is noted, and values and leases stay: a lock that readers do not look at."""
 
     def guard(self, keys: Sequence[str], token: str, hold: float) -> Sequence[Any]:
-        kept = [(key, self._entries.get(key), self._leases.get(key)) for key in keys]
+        values = [(key, entry.stored) for key in keys if (entry := self._entries.get(key)) is not None]
+        leases = {key: self._leases[key] for key in keys if key in self._leases}
         proofs = super().guard(keys, token, hold)
-        for key, entry, lease in kept:
-            if entry is not None:
-                self._entries.put(key, entry.stored, None)
-            if lease is not None:
-                self._leases[key] = lease
+        for key, stored in values:
+            self._entries.put(key, stored, None)
+        self._leases.update(leases)
         return proofs
 
 
@@ -302,7 +301,7 @@ class UpdatesForTheHold(MemoryBackend):
 
     def update(self, key: str, token: str, proof: Any, stored: Any, ttl: float | None) -> bool:
         guard = self._guard(key)
-        left = max(guard.marks.values()) - self._clock() if guard is not None else None
+        left = max(guard.marks.values()) - self.clock() if guard is not None else None
         return super().update(key, token, proof, stored, left)
 
 

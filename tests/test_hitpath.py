@@ -55,6 +55,17 @@ def slow_calls(function: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any
     return seen
 
 
+def numbered(decorate: Callable[..., Any]) -> Any:
+    """A decorated function of one argument; what it returns is the number of its load."""
+    loads: list[object] = []
+
+    def get(a: int) -> int:
+        loads.append(a)
+        return len(loads)
+
+    return decorate(get)
+
+
 @dataclass(frozen=True)
 class Point:
     """A dataclass that may be taken apart."""
@@ -231,13 +242,7 @@ def test_nasty_arguments(cache: Cache) -> None:
 
 def test_ttl(cache: Cache, clock: FakeClock) -> None:
     """A row is good until the entry's ttl is over, and not for a moment longer."""
-    loads: list[int] = []
-
-    @cache.cached(ttl=10)
-    def get(a: int) -> int:
-        loads.append(a)
-        return len(loads)
-
+    get = numbered(cache.cached(ttl=10))
     get(1), get(1)
     clock.advance(9.99)
     assert get(1) == 1
@@ -306,13 +311,7 @@ def test_guard(cache: Cache) -> None:
 def test_configure(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bare decorated function is on the new default cache from the very next call, and back again."""
     monkeypatch.setattr("cacheside.cache._default", None)
-    loads: list[int] = []
-
-    @cached(key="k:{a}")
-    def get(a: int) -> int:
-        loads.append(a)
-        return len(loads)
-
+    get = numbered(cached(key="k:{a}"))
     first, second = Cache(), Cache("memory://?policy=lru")
     expected = {first: 1, second: 2}
     for cache in (first, second, first, second, first):
@@ -322,13 +321,7 @@ def test_configure(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_disabled(cache: Cache) -> None:
     """Inside `disabled()` every call is a call of the function, though it had a row; after it the row is used again."""
-    loads: list[int] = []
-
-    @cache.cached
-    def get(a: int) -> int:
-        loads.append(a)
-        return len(loads)
-
+    get = numbered(cache.cached)
     assert [get(1) for _ in range(3)] == [1, 1, 1]
     with disabled():
         assert [get(1) for _ in range(3)] == [2, 3, 4]
@@ -362,13 +355,7 @@ def test_row_that_comes_too_late(cache: Cache, monkeypatch: pytest.MonkeyPatch) 
 def test_table_that_comes_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """The default cache is changed while a call on the old one makes its row: the function does not go back to it."""
     monkeypatch.setattr("cacheside.cache._default", None)
-    loads: list[int] = []
-
-    @cached(key="k:{a}")
-    def get(a: int) -> int:
-        loads.append(a)
-        return len(loads)
-
+    get = numbered(cached(key="k:{a}"))
     configure(Cache())
     get(1)
     real = MemoryBackend.attach

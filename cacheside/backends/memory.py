@@ -73,14 +73,13 @@ class MemoryBackend:
         if size is not None and max_bytes is None:
             raise ConfigurationError("size= is for max_bytes=, which is not given")
         limit = "max_entries" if max_bytes is None else "max_bytes"
-        capacity: object = max_bytes or max_entries
-        if max_bytes is None:
-            capacity = 10_000 if max_entries is None else max_entries
+        given = max_entries if max_bytes is None else max_bytes
+        capacity: object = 10_000 if given is None else given
         if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
             raise ConfigurationError(f"{limit} must be a positive integer, not {capacity!r}")
         self._label = f"memory://?{limit}={capacity}&policy={policy}"
         self._max_entries = capacity if max_bytes is None else None
-        self._clock = clock
+        self.clock: Callable[[], float] = clock
         weigh = None if max_bytes is None else size or size_of
         self._make: Callable[[], Shelf] = partial(Shelf, capacity, policy, weigh, clock)
         self._tokens = itertools.count(1)
@@ -156,18 +155,13 @@ class MemoryBackend:
                 return Guarded()
             return self._lease(key, lease)
 
-    @property
-    def clock(self) -> Callable[[], float]:
-        """What deadlines are compared with."""
-        return self._clock
-
     def attach(self, entry: Entry, table: Table, raw: Hashable, types: tuple[type, ...], value: Any) -> None:
         """Let a function find `entry`, of a `Hit` that it got, by a row; if the entry is there still.
 
         Race: the entry is invalidated after the lookup. Then it is dead here, under the lock, and gets no row.
         """
         with self._lock:
-            if entry.deadline > self._clock():
+            if entry.deadline > self.clock():
                 self._tables.add(table)
                 entry.attach(Row(entry, value, table, raw, types))
 
@@ -212,7 +206,7 @@ class MemoryBackend:
                     self._drop_value(key)
                 else:
                     guard.untouched = False
-                guard.marks[token] = self._clock() + hold
+                guard.marks[token] = self.clock() + hold
             return [None] * len(keys)
 
     def unguard(self, marks: Sequence[tuple[str, str]]) -> int:
@@ -236,7 +230,7 @@ class MemoryBackend:
             guard = self._guard(key)
             if guard is None or not guard.untouched or list(guard.marks) != [token]:
                 return False
-            self._entries.put(key, stored, ttl)
+            self._entries.put(key, stored, ttl)  # first, as in `fill`
             del self._guards[key]
             return True
 
@@ -269,17 +263,17 @@ class MemoryBackend:
     def _guard(self, key: str) -> _Guard | None:
         """The guard that stands on `key`."""
         guard = self._guards.get(key)
-        if guard is not None and not guard.live(self._clock()):
+        if guard is not None and not guard.live(self.clock()):
             del self._guards[key]
             return None
         return guard
 
     def _holds(self, key: str, token: Any) -> bool:
         held = self._leases.get(key)
-        return held is not None and held[0] == token and self._clock() < held[1]
+        return held is not None and held[0] == token and self.clock() < held[1]
 
     def _lease(self, key: str, seconds: float) -> Leased | Busy:
-        now = self._clock()
+        now = self.clock()
         held = self._leases.get(key)
         if held is not None and now < held[1]:
             return Busy()

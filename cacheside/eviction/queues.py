@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from ..entries import Entry
 
 
@@ -45,9 +43,3 @@ class Queue:
             entry.after.before = entry.before
         entry.queue = entry.before = entry.after = None
         self.weight -= entry.weight
-
-    def __iter__(self) -> Iterator[Entry]:
-        entry = self.first
-        while entry is not None:
-            yield entry
-            entry = entry.after

@@ -8,10 +8,10 @@ of those that left are remembered for a while (the ghosts): if one is filled aga
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
 
 from ..entries import Entry
 from . import Evicted
+from .counting import Counting
 from .queues import Queue
 
 SMALL = 0.1  # of the capacity, as in the paper
@@ -19,28 +19,18 @@ WORTH_KEEPING = 2  # hits in the small queue
 ROUNDS = 4  # through the main queue that one eviction makes at most, however fast readers heat it up again
 
 
-class S3Fifo:
+class S3Fifo(Counting):
     """See `eviction.Store`."""
 
-    touch = False
-
     def __init__(self, capacity: int, evicted: Evicted) -> None:
+        super().__init__()
         self._capacity = capacity
         self._main_capacity = capacity - max(1, int(capacity * SMALL))
         self._evicted = evicted
-        self._entries: dict[str, Entry] = {}
         self._small, self._main = Queue(), Queue()
         # Hashes of keys: two that have the same cost an entry a round in the wrong queue, and nothing else.
         self._ghosts: OrderedDict[int, int] = OrderedDict()
         self._ghost_weight = 0
-
-    def get(self, key: str) -> Entry | None:
-        """See `Store.get`."""
-        return self._entries.get(key)
-
-    def hit(self, entry: Entry) -> None:
-        """See `Store.hit`."""
-        entry.hits += 1
 
     def add(self, entry: Entry) -> None:
         """See `Store.add`."""
@@ -58,12 +48,6 @@ class S3Fifo:
         """See `Store.remove`."""
         self._entries.pop(entry.key, None)
         entry.queue.remove(entry)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __iter__(self) -> Iterator[Entry]:
-        return iter(self._entries.values())
 
     def _evict(self) -> None:
         small = self._small

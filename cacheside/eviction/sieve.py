@@ -6,32 +6,21 @@ spared stays where it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from ..entries import Entry
 from . import Evicted
+from .counting import Counting
 from .queues import Queue
 
 
-class Sieve:
+class Sieve(Counting):
     """See `eviction.Store`."""
 
-    touch = False
-
     def __init__(self, capacity: int, evicted: Evicted) -> None:
+        super().__init__()
         self._capacity = capacity
         self._evicted = evicted
-        self._entries: dict[str, Entry] = {}
         self._queue = Queue()
         self._hand: Entry | None = None
-
-    def get(self, key: str) -> Entry | None:
-        """See `Store.get`."""
-        return self._entries.get(key)
-
-    def hit(self, entry: Entry) -> None:
-        """See `Store.hit`."""
-        entry.hits += 1
 
     def add(self, entry: Entry) -> None:
         """See `Store.add`."""
@@ -46,12 +35,6 @@ class Sieve:
             self._hand = entry.after
         self._entries.pop(entry.key, None)
         self._queue.remove(entry)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __iter__(self) -> Iterator[Entry]:
-        return iter(self._entries.values())
 
     def _evict(self) -> None:
         entry = self._hand or self._queue.first
