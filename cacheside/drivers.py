@@ -11,19 +11,18 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from .backends.base import AsyncBackend, Backend, Leased
+from .backends.base import AsyncBackend, Backend
 from .core import NO_UPDATES, Core, Update
-from .envelope import Outcome, Raised
-from .flight import Flight, loading, running_loop
+from .envelope import Miss, Outcome, Raised
+from .flight import Flight, loading
+from .giveback import given_back, lease_or_give_back, release, spawn
 from .pending import Plan
 from .steps import Abandon, Ask, Failed, Load, Pause, Step, Steps, Wait
 
 if TYPE_CHECKING:
     import asyncio
 
-GIVING_BACK = 0.1  # seconds that a cancelled caller waits at most until the lease it had is released
-
-_background: set[asyncio.Task[Any]] = set()  # asyncio itself keeps only weak references to tasks
+    from .engine import Found, Reader
 
 
 class _Closed(BaseException):
@@ -35,6 +34,48 @@ class _Closed(BaseException):
 
 def _no_load() -> Any:
     raise AssertionError("these steps load nothing")
+
+
+def read(reader: Reader, key: str, found: Found | None, load: Callable[[], Any]) -> Outcome:
+    """A call of a cached function in plain code. The first lookup goes without steps: it is all there is to a hit."""
+    core = reader.core
+    backend = core.backend
+    if core.pending or backend is None:
+        return drive(reader.read(key, True, found), core, load)
+    answer: Any
+    try:
+        answer = backend.lookup(key, core.lease)
+    except Exception as error:
+        answer = Failed(error)
+    outcome = reader.hit(answer, found)
+    if type(outcome) is not Miss:
+        return outcome
+    return drive(reader.miss(key, answer, outcome, True), core, load)
+
+
+async def aread(reader: Reader, key: str, found: Found | None, load: Callable[[], Awaitable[Any]]) -> Outcome:
+    """`read`, awaiting."""
+    core = reader.core
+    local = core.backend if "in_process" in core.capabilities else None
+    remote = core.aio
+    if core.pending or (local is None and remote is None):
+        return await adrive(reader.read(key, False, found), core, load)
+    answer: Any
+    try:
+        if local is not None:
+            answer = local.lookup(key, core.lease)
+        else:
+            assert remote is not None  # as seen above
+            answer = remote.lookup(key, core.lease)
+            if "gives_back" not in core.capabilities:
+                answer = lease_or_give_back(remote, key, answer)
+            answer = await answer
+    except Exception as error:
+        answer = Failed(error)
+    outcome = reader.hit(answer, found)
+    if type(outcome) is not Miss:
+        return outcome
+    return await adrive(reader.miss(key, answer, outcome, False), core, load)
 
 
 def drive(steps: Steps, core: Core, load: Callable[[], Any] = _no_load) -> Outcome:
@@ -107,7 +148,7 @@ async def adrive(steps: Steps, core: Core, load: Callable[[], Awaitable[Any]] = 
                 answer = _perform(step, local, _no_load)
             elif isinstance(step, Abandon):
                 assert remote is not None  # as seen above
-                await _given_back(_release(remote, step.key, step.token), closing)
+                await given_back(release(remote, step.key, step.token), closing)
             else:
                 answer = await _aperform(step, remote, load)
         except BaseException as error:
@@ -137,8 +178,8 @@ async def _aperform(step: Step, backend: AsyncBackend | None, load: Callable[[],
     assert isinstance(step, Ask)
     asked: Coroutine[Any, Any, Any] = getattr(backend, step.verb)(*step.args)
     try:
-        if step.verb in ("lookup", "replace"):
-            return await _lease_or_give_back(backend, step.args[0], asked)
+        if step.verb == "replace" or (step.verb == "lookup" and "gives_back" not in backend.capabilities):
+            return await lease_or_give_back(backend, step.args[0], asked)
         return await asked
     except Exception as error:
         return Failed(error)
@@ -168,59 +209,6 @@ def _settle(ended: asyncio.Future[None]) -> None:
         ended.set_result(None)
 
 
-async def _lease_or_give_back(backend: AsyncBackend, key: str, asked: Coroutine[Any, Any, Any]) -> Any:
-    """Let the command finish even if this caller is cancelled, and release what it won.
-
-    A lease won by a caller that has gone would make all others wait until it expires.
-    """
-    import asyncio
-
-    task = asyncio.ensure_future(asked)
-    try:
-        return await asyncio.shield(task)
-    except (asyncio.CancelledError, GeneratorExit) as error:
-        await _given_back(_give_back(backend, key, task), isinstance(error, GeneratorExit))
-        raise
-
-
-async def _give_back(backend: AsyncBackend, key: str, task: asyncio.Task[Any]) -> None:
-    import asyncio
-
-    await asyncio.wait([task])
-    if not task.cancelled() and task.exception() is None and isinstance(task.result(), Leased):
-        await _release(backend, key, task.result().token)
-
-
-async def _release(backend: AsyncBackend, key: str, token: Any) -> None:
-    with suppress(Exception):
-        await backend.release(key, token)
-
-
-async def _given_back(work: Coroutine[Any, Any, None], closing: bool) -> None:
-    """Do `work` in a task of its own, which the caller, cancelled itself, awaits for a moment.
-
-    It cannot be left to the background alone: a loop that is about to end, as asyncio.run cancels what is left in it,
-    goes on until its tasks have ended, and no further; and the lease of a dead caller stands for `lease` seconds.
-    """
-    import asyncio
-
-    if running_loop() is None:  # nothing can be sent any more: the lease expires
-        work.close()
-        return
-    task = _spawn(work)
-    if not closing:  # one that is closed may not await
-        await asyncio.wait([task], timeout=GIVING_BACK)
-
-
-def _spawn(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    import asyncio
-
-    task = asyncio.get_running_loop().create_task(work)
-    _background.add(task)
-    task.add_done_callback(_background.discard)
-    return task
-
-
 def invalidate(core: Core, keys: Collection[str]) -> None:
     """Deliver the invalidation of `keys` (as the backend knows them), or note them as pending. Never raises for a
     broken cache."""
@@ -248,7 +236,7 @@ async def afinish(core: Core, plan: Plan, updates: Mapping[str, Update] = NO_UPD
     import asyncio
 
     try:
-        await asyncio.shield(_spawn(adrive(core.finish(plan, updates), core)))
+        await asyncio.shield(spawn(adrive(core.finish(plan, updates), core)))
     except asyncio.CancelledError:
         # The delivery goes on, but whether it arrives, or has even begun as its loop ends, is not known here.
         core.undelivered(plan)

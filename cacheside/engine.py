@@ -21,7 +21,7 @@ import random
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from .backends.base import Guarded, Hit, Leased
 from .core import Core
@@ -34,6 +34,9 @@ from .steps import Abandon, Ask, Failed, Load, Pause, Steps, Wait
 
 POLL_FIRST, POLL_LAST = 0.004, 0.05  # seconds between two looks at a lease that another process holds; jittered
 AGAIN = object()
+
+Found: TypeAlias = Callable[[Any, Any], object]
+"""Is told which entry was found, as the backend names it, and its value."""
 
 
 class Policy(NamedTuple):
@@ -102,10 +105,11 @@ class Reader:
         self.codec: Codec = keeper.codec
         self.counters: Counters = keeper.counters
 
-    def read(self, key: str, sync: bool, found: Callable[[Any, Any], object] | None = None) -> Steps:
+    def read(self, key: str, sync: bool, found: Found | None = None) -> Steps:
         """One call of the cached function whose key (as the backend knows it) is `key`.
 
-        `found` is told of a hit on a value: which entry, and the value.
+        `found` is told of a hit on a value: which entry, and the value. A driver may look up by itself, if nothing is
+        pending, and ask `hit` and `miss`: these steps are the same.
 
         Races, and what closes each: a writer between lookup and fill: the lease, which its invalidation kills. A writer
         between fill and a follower's return: the follower joined before sealing, so it arrived before that write ended.
@@ -118,19 +122,27 @@ class Reader:
                 self.counters.misses += 1
                 return (yield from self._bypass(key, core.flights.tick(), sync))
         answer = yield Ask("lookup", (key, core.lease))
-        if type(answer) is Hit:
-            outcome = self.codec.decode(answer.stored)
-            if type(outcome) is not Miss:
-                self.counters.hits += 1
-                if core.health.failing:
-                    core.recovered()
-                if found is not None and type(outcome) is not Raised:
-                    found(answer.seen, outcome)
-                return outcome
-        self.counters.misses += 1
-        return (yield from self._miss(key, answer, sync))
+        outcome = self.hit(answer, found)
+        if type(outcome) is not Miss:
+            return outcome
+        return (yield from self.miss(key, answer, outcome, sync))
 
-    def _miss(self, key: str, answer: Any, sync: bool) -> Steps:
+    def hit(self, answer: Any, found: Found | None) -> Outcome | Miss:
+        """What the answer to the first lookup of a call is worth."""
+        if type(answer) is not Hit:
+            return Miss.ABSENT
+        outcome = self.codec.decode(answer.stored)
+        if type(outcome) is not Miss:
+            self.counters.hits += 1
+            if self.core.health.failing:
+                self.core.recovered()
+            if found is not None and type(outcome) is not Raised:
+                found(answer.seen, outcome)
+        return outcome
+
+    def miss(self, key: str, answer: Any, why: Miss, sync: bool) -> Steps:
+        """The rest of a call whose first lookup has this answer, of which `hit` has said `why` it is none."""
+        self.counters.misses += 1
         core, flights, lane = self.core, self.core.flights, key + self.codec.identity
         arrived, deadline = flights.tick(), time.monotonic() + core.lease
         may_sleep = not sync or running_loop() is None
@@ -139,11 +151,13 @@ class Reader:
         try:
             while True:
                 if type(answer) is Hit:
-                    outcome = self.codec.decode(answer.stored)
+                    # The first one has been looked at.
+                    outcome = self.codec.decode(answer.stored) if why is Miss.ABSENT else why
                     if type(outcome) is not Miss:
                         self.counters.coalesced += 1  # somebody else, in whatever process, has loaded and filled
                         return outcome
                     self.counters.undecodable += outcome is Miss.FOREIGN
+                    why = Miss.ABSENT
                     answer = yield Ask("replace", (key, answer.seen, core.lease))
                 if type(answer) is Failed:
                     self._failed(answer.error)

@@ -29,8 +29,9 @@ class Raised(NamedTuple):
 
 
 class Miss(Enum):
-    """What is stored is of no use. Never None, which is a value like any other."""
+    """Why there is no outcome. Never None, which is a value like any other."""
 
+    ABSENT = "there is none"
     FOREIGN = "corrupt, foreign, or of another format, version or serializer"
     EXPIRED = "past its expiry, on a server that counts whole seconds"
 

@@ -11,7 +11,7 @@ from . import drivers
 from .core import Core
 from .engine import Keeper, Policy, Reader
 from .entries import Table
-from .envelope import Codec, LiveCodec, Outcome, Raised, WireCodec
+from .envelope import Codec, LiveCodec, Raised, WireCodec
 from .expiry import Ttl
 from .hitpath import HitPath, Switch
 from .keymaker import KeyMaker, is_coroutine, location_of
@@ -19,7 +19,6 @@ from .options import Options
 from .rawkeys import in_parts, types_of
 from .serializers import Serializer
 from .stats import CacheInfo, Counters
-from .steps import Steps
 
 
 class Home:
@@ -115,14 +114,15 @@ class Function:
             runtime = self._runtime = self._runtimes.get(home) or self._runtimes.setdefault(home, Runtime(self, home))
         return runtime
 
-    def read(self, runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any], sync: bool) -> Steps:
-        """The steps of a call. A hit is found by a row the next time, if that is safe."""
+    def locate(
+        self, runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[str, Callable[[Any, Any], object] | None]:
+        """The key of a call, as the backend knows it, and whom to tell of a hit: found by a row the next time."""
         values = self.keys.binder.bind(args, kwargs)
         key = runtime.core.prefix + self.keys.text(values, runtime.in_process)
-        found = None
-        if runtime.table is not None and self.path.names is not None:
-            found = partial(self._attach, runtime, tuple([values[name] for name in self.path.names]))
-        return runtime.reader.read(key, sync, found)
+        if runtime.table is None or self.path.names is None:
+            return key, None
+        return key, partial(self._attach, runtime, tuple([values[name] for name in self.path.names]))
 
     def _attach(self, runtime: Runtime, values: tuple[Any, ...], entry: Any, outcome: Any) -> None:
         """Let the next call find `entry` by a row, if that is safe."""
@@ -180,9 +180,14 @@ def sync_shell(function: Function) -> Callable[..., Any]:
         if not runtime.stores:
             _count_uncached(runtime)
             return fn(*args, **kwargs)
-        core = runtime.core
-        steps = function.read(runtime, args, kwargs, sync=True)
-        return _unwrap(drivers.drive(steps, core, lambda: fn(*args, **kwargs)))
+        key, found = function.locate(runtime, args, kwargs)
+        outcome = drivers.read(runtime.reader, key, found, lambda: fn(*args, **kwargs))
+        if type(outcome) is Raised:
+            try:
+                raise outcome.error
+            finally:
+                del outcome  # the traceback holds this frame, and the frame must not hold the error: a cycle
+        return outcome
 
     return call
 
@@ -198,9 +203,14 @@ def async_shell(function: Function) -> Callable[..., Coroutine[Any, Any, Any]]:
         if not runtime.stores:
             _count_uncached(runtime)
             return await fn(*args, **kwargs)
-        core = runtime.core
-        steps = function.read(runtime, args, kwargs, sync=False)
-        return _unwrap(await drivers.adrive(steps, core, lambda: fn(*args, **kwargs)))
+        key, found = function.locate(runtime, args, kwargs)
+        outcome = await drivers.aread(runtime.reader, key, found, lambda: fn(*args, **kwargs))
+        if type(outcome) is Raised:
+            try:
+                raise outcome.error
+            finally:
+                del outcome  # the traceback holds this frame, and the frame must not hold the error: a cycle
+        return outcome
 
     return call
 
@@ -210,12 +220,3 @@ def _count_uncached(runtime: Runtime) -> None:
     counters.misses += 1
     counters.bypassed += 1
     counters.loads += 1
-
-
-def _unwrap(outcome: Outcome) -> Any:
-    if type(outcome) is Raised:
-        try:
-            raise outcome.error
-        finally:
-            del outcome  # the traceback holds this frame, and the frame must not hold the error: a cycle
-    return outcome

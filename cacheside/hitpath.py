@@ -13,16 +13,14 @@ finds a value, it puts a row in for the next time. For ``def get(user_id, lang="
                 return row.value
         except Exception:
             pass
-        row = parts((user_id,))
-        if row is not None and clock() < row.deadline:
-            row.hits += 1
-            return row.value
         return slow(user_id, lang)
 
 Why a row is right: the key has to follow from what the table is asked for. So only the arguments that the key is made
 from are asked for, and only where that is safe (`rawkeys.py`) there is a row; True equals 1, hence the exact types.
-`parts` finds calls whose arguments had to be taken apart, if the function has such calls. Functions whose key comes
-from a callable, or whose signature has ``*args`` or ``**kwargs``, have no rows, and no wrapper but the slow path.
+A function that has been called with arguments that had to be taken apart looks for those first, by `parts`. Where there
+is no table, as over a server, the wrapper only calls the slow path: it is the same function, with other code. Functions
+whose key comes from a callable, or whose signature has ``*args`` or ``**kwargs``, have no rows, and no wrapper but the
+slow path.
 
 Races: an invalidation kills the rows of its entry before it returns, and no row is made for an entry that has gone (see
 `entries.py`). Between the look at the deadline and the return the interpreter does not switch threads: what is returned
@@ -37,6 +35,7 @@ import functools
 import keyword
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
 from inspect import Parameter, Signature
 from types import CodeType, FunctionType
 from typing import Any
@@ -64,6 +63,14 @@ def reset() -> None:
             path.use(None, None)
 
 
+class Way(Enum):
+    """Where the calls of a function go."""
+
+    SLOW = "to the slow path"
+    ROWS = "to the rows"
+    PARTS = "to the rows of what was taken apart, then to the others"
+
+
 class HitPath:
     """The wrapper of one function, and its source.
 
@@ -75,7 +82,6 @@ class HitPath:
 
     Attributes:
         call: the wrapper.
-        source: how it is written.
         names: what its table is asked for, in this order; None if it has no table.
     """
 
@@ -87,45 +93,69 @@ class HitPath:
             p.kind not in VARIADIC and p.name.isidentifier() and not keyword.iskeyword(p.name) for p in parameters
         )
         self.names: tuple[str, ...] | None = None
-        self.source: str = ""
         self.call: Callable[..., Any] = slow
         if needs is None or not usual:
             return
         self.names = tuple(name for name in signature.parameters if name in needs)
-        words = _Words(signature.parameters)
-        self.source = _source(parameters, self.names, words, coroutine)
+        self._words = words = _Words(signature.parameters)
+        self._parameters = parameters
+        self._coroutine = coroutine
         self._globals: dict[str, Any] = {
             "__name__": __name__,
             words("type"): type,
             words("Exception"): Exception,
             words("slow"): slow,
+            words("rows"): None,
+            words("parts"): None,
             words("clock"): None,
         }
-        self._rows, self._parts, self._clock = words("rows"), words("parts"), words("clock")
-        self.use(None, None)
-        # A code object of its own: the interpreter notes in it what it has learned about these very globals.
-        self.call = FunctionType(_compiled(self.source).replace(), self._globals)
+        self._table: Table | None = None
+        self._codes: dict[Way, CodeType] = {}
+        self.call = FunctionType(self._code(Way.SLOW), self._globals)
         given = [p for p in parameters if p.default is not Parameter.empty]
         self.call.__defaults__ = tuple([p.default for p in given if p.kind is not Parameter.KEYWORD_ONLY])
         self.call.__kwdefaults__ = {p.name: p.default for p in given if p.kind is Parameter.KEYWORD_ONLY}
         _hit_paths.add(self)
 
+    def source(self, way: Way) -> str:
+        """How the wrapper is written while calls go that way; empty for a function that has none."""
+        if self.names is None:
+            return ""
+        return _source(self._parameters, self.names, self._words, self._coroutine, way)
+
     def use(self, table: Table | None, clock: Callable[[], float] | None) -> None:
         """Look up hits in another table, or in none, by another clock. With `_switching`."""
-        self._globals.update({self._rows: {}, self._parts: _nothing})
+        words, way = self._words, _way_to(table)
+        self._table = table
+        # Those who are in the old code find no table any more.
+        self._globals.update({words("rows"): {}, words("parts"): _nothing})
         if table is not None:
-            self._globals[self._clock] = clock
-            self._globals.update({self._rows: table.rows, self._parts: table.find if table.apart else _nothing})
+            self._globals.update({words("clock"): clock, words("rows"): table.rows, words("parts"): table.find})
+        self.call.__code__ = self._code(way)
 
     def switch(self, table: Table, clock: Callable[[], float], still: Callable[[], bool]) -> None:
         """Look up hits in `table`, if `still()` says that this is right: asked when nobody can change the answer."""
+        if self._uses(table):
+            return
         with _switching:
-            if not Switch.off and still() and not self._uses(table):
+            if not Switch.off and still():
                 self.use(table, clock)
 
     def _uses(self, table: Table) -> bool:
-        """Whether all is as it should be: then nobody who is looking in it just now is sent the slow path."""
-        return self._globals[self._rows] is table.rows and table.apart == (self._globals[self._parts] is not _nothing)
+        return self._table is table and self.call.__code__ is self._codes.get(_way_to(table))
+
+    def _code(self, way: Way) -> CodeType:
+        found = self._codes.get(way)
+        if found is None:
+            # A code object of its own: the interpreter notes in it what it has learned about these very globals.
+            found = self._codes[way] = _compiled(self.source(way)).replace()
+        return found
+
+
+def _way_to(table: Table | None) -> Way:
+    if table is None:
+        return Way.SLOW
+    return Way.PARTS if table.apart else Way.ROWS
 
 
 def _nothing(values: tuple[object, ...]) -> None:
@@ -144,32 +174,36 @@ class _Words:
         return name
 
 
-def _source(parameters: Sequence[Parameter], names: Sequence[str], words: _Words, coroutine: bool) -> str:
-    types = [f"{words('type')}({name})" for name in names]
-    row = words("row")
-    if len(names) <= SLOTS:
-        tests = [f"{kind} is {row}.type{number}" for number, kind in enumerate(types)]
-    else:
-        tests = [f"({', '.join(types)}) == {row}.types"]
-    # The clock last: from there to the end nothing lets another thread run.
-    tests.append(f"{words('clock')}() < {row}.deadline")
-    raw = names[0] if len(names) == 1 else ", ".join(names) or "()"
-    result = "await " if coroutine else ""
-    return f"""
-{"async " if coroutine else ""}def call({_declared(parameters)}):
-    try:
-        {row} = {words("rows")}[{raw}]
-        if {" and ".join(tests)}:
-            {row}.hits += 1
-            return {row}.value
-    except {words("Exception")}:  # it is not there; or an argument has no hash, or one that fails
-        pass
-    {row} = {words("parts")}(({"".join(f"{name}, " for name in names)}))
-    if {row} is not None and {words("clock")}() < {row}.deadline:
-        {row}.hits += 1
-        return {row}.value
-    return {result}{words("slow")}({_passed(parameters)})
-"""
+def _source(parameters: Sequence[Parameter], names: Sequence[str], words: _Words, coroutine: bool, way: Way) -> str:
+    row, clock = words("row"), words("clock")
+    lines = [f"{'async ' if coroutine else ''}def call({_declared(parameters)}):"]
+    if way is Way.PARTS:
+        lines += [
+            f"    {row} = {words('parts')}(({''.join(f'{name}, ' for name in names)}))",
+            f"    if {row} is not None and {clock}() < {row}.deadline:",
+            f"        {row}.hits += 1",
+            f"        return {row}.value",
+        ]
+    if way is not Way.SLOW:
+        types = [f"{words('type')}({name})" for name in names]
+        if len(names) <= SLOTS:
+            tests = [f"{kind} is {row}.type{number}" for number, kind in enumerate(types)]
+        else:
+            tests = [f"({', '.join(types)}) == {row}.types"]
+        # The clock last: from there to the end nothing lets another thread run.
+        tests.append(f"{clock}() < {row}.deadline")
+        raw = names[0] if len(names) == 1 else ", ".join(names) or "()"
+        lines += [
+            "    try:",
+            f"        {row} = {words('rows')}[{raw}]",
+            f"        if {' and '.join(tests)}:",
+            f"            {row}.hits += 1",
+            f"            return {row}.value",
+            f"    except {words('Exception')}:  # it is not there; or an argument has no hash, or one that fails",
+            "        pass",
+        ]
+    lines += [f"    return {'await ' if coroutine else ''}{words('slow')}({_passed(parameters)})"]
+    return "\n".join([*lines, ""])
 
 
 def _declared(parameters: Sequence[Parameter]) -> str:

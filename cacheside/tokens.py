@@ -5,7 +5,31 @@ from __future__ import annotations
 import binascii
 import os
 
+from . import forks
+
 
 def fresh() -> bytes:
     """16 visible ASCII characters, of 96 random bits."""
-    return binascii.b2a_base64(os.urandom(12), newline=False)
+    try:
+        return _stock.tokens.pop()  # one step: no two threads get the same
+    except IndexError:
+        random = os.urandom(12 * 64)  # one call of the system for many
+        made = [binascii.b2a_base64(random[start : start + 12], newline=False) for start in range(0, len(random), 12)]
+        token = made.pop()
+        _stock.tokens += made
+        return token
+
+
+class _Stock:
+    """Those that are made and not given out yet."""
+
+    def __init__(self) -> None:
+        self.after_fork()
+        forks.register(self)
+
+    def after_fork(self) -> None:
+        """Those of the parent are its own."""
+        self.tokens: list[bytes] = []
+
+
+_stock = _Stock()

@@ -45,13 +45,13 @@ def slow_calls(function: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any
     """The arguments of the calls that come to the slow path from now on."""
     seen: list[tuple[Any, ...]] = []
     of_function = function._function
-    real = of_function.read
+    real = of_function.locate
 
-    def read(runtime: Any, args: tuple[Any, ...], kwargs: dict[str, Any], sync: bool) -> Any:
+    def locate(runtime: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         seen.append(args)
-        return real(runtime, args, kwargs, sync)
+        return real(runtime, args, kwargs)
 
-    monkeypatch.setattr(of_function, "read", read)
+    monkeypatch.setattr(of_function, "locate", locate)
     return seen
 
 
@@ -443,7 +443,7 @@ def test_source_can_be_printed(cache: Cache) -> None:
     def get(a: int, *, b: int = 2) -> int:
         return a
 
-    source = get._function.path.source  # type: ignore[attr-defined]  # every form has it
+    source = get._function.path.source(hitpath.Way.ROWS)  # type: ignore[attr-defined]  # every form has it
     assert "def call(a, *, b):" in source
     assert "rows[a]" in source
     compile(source, "get", "exec")

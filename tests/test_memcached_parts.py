@@ -11,10 +11,10 @@ import pytest
 
 from cacheside.backends.base import AsyncBackend, Backend, Size
 from cacheside.backends.memcached import MemcachedBackend
-from cacheside.backends.memcached.pool import GONE, OPEN, Pool, Waiter
 from cacheside.backends.memcached.replies import Inbox
 from cacheside.backends.memcached.ring import Ring
 from cacheside.backends.memcached.wire import whole_seconds, wire_key
+from cacheside.backends.pool import GONE, OPEN, Pool, Waiter
 from cacheside.errors import ConfigurationError
 
 # --- the object and its addresses ---

@@ -129,7 +129,6 @@ def test_secrets_stay_secret(
         "redis://u:s3cret@host/0?db=zero",
         "redis://u:s3cret@host/0?protocol=9",
         "redis://u:s3cret@host/0?socket_timeout=soon",
-        "redis://u:s3cret@host/0?health_check_interval=soon",
         "redis://u:s3cret@host/0?ssl_ca_certs=/no",
         "rediss://u:s3cret@host/0?ssl_cert_reqs=maybe",
         "rediss://u:s3cret@host/0?ssl_min_version=new",
@@ -158,10 +157,10 @@ def test_options_of_the_connection(
     colour: Colour, make_cache: MakeCache, redis_server: RedisServer, namespace: str
 ) -> None:
     """Options of redis-py's connections in the URL reach them, RESP 3 among them."""
-    options = f"client_name={namespace}&protocol=3&health_check_interval=10&socket_keepalive=no&socket_timeout=7"
+    options = f"client_name={namespace}&protocol=3&socket_keepalive=no&socket_timeout=7"
     cache = make_cache(f"{redis_server.url}?{options}", namespace=namespace, timeout=1)
     assert works(colour, cache)
-    assert named(redis_server, namespace) == 1
+    assert named(redis_server, namespace) == (1 if colour.name == "sync" else 2)  # lookups of a loop have their own
 
 
 # --- clients of the user's ---
@@ -254,7 +253,7 @@ def test_meets_the_protocol() -> None:
     backend = RedisBackend(client=redis.Redis(), aclient=redis.asyncio.Redis())
     assert isinstance(backend, Backend)
     assert isinstance(backend.aio, AsyncBackend)
-    assert backend.capabilities == backend.aio.capabilities == {"clear", "stores"}
+    assert backend.capabilities == backend.aio.capabilities == {"clear", "gives_back", "stores"}
 
 
 # --- crowds ---

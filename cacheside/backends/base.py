@@ -24,7 +24,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-Capability: TypeAlias = Literal["in_process", "objects", "copies", "clear", "whole_seconds", "stores", "rows"]
+Capability: TypeAlias = Literal[
+    "in_process", "objects", "copies", "clear", "whole_seconds", "stores", "rows", "gives_back"
+]
 """What a backend can do beyond the protocol.
 
 in_process     it never waits, holds nothing that another process sees, and async functions may call its plain form
@@ -33,6 +35,7 @@ copies         objects are to be copied on the way in and out, so that callers m
 clear          `clear(prefix)` drops just the keys that begin with `prefix`; without it only all keys of the server
 whole_seconds  its ttl is rounded up to seconds: the exact expiry has to travel inside `stored`
 stores         it keeps what it is given; without it (null) every lookup is known to be useless and none is made
+gives_back     its awaitable lookup, cancelled, releases by itself what it may have won
 rows           functions may find its entries without asking it: it has `attach` and `clock` (see `MemoryBackend`)
 """
 

@@ -2,7 +2,7 @@
 
 `backend.py` is what applications see, and `protocol.py` what its calls are made of: `wire.py` says what is sent and
 what an answer means, `changes.py` how keys are invalidated and guarded, `marker.py` what a guard looks like; `ring.py`
-says which server holds a key, `known.py` what is known of that server, and `pool.py` which connection may carry a
+says which server holds a key, `known.py` what is known of that server, and `..pool` which connection may carry a
 command. None of them does I/O. `sync.py` and `aio.py` only move the bytes. Three rules reach across:
 
 **Leases.** `mg` with N plants an empty item where there is none, and hands its winner a CAS: the lease. A fill is a

@@ -18,10 +18,10 @@ from weakref import WeakKeyDictionary
 from ...errors import CachesideError, CacheUnavailable, NotCacheableError
 from .. import base
 from ..patience import LOOP_SLACK, Patience
+from ..pool import GONE, OPEN, PATIENCE, Pool, Verdict, Waiter
 from . import wire
 from .changes import Change, Failures, Guarding, Invalidation, Release
 from .known import Known
-from .pool import GONE, OPEN, PATIENCE, Pool, Verdict, Waiter
 from .protocol import Protocol, Task
 from .replies import Inbox, Reply
 from .ring import Server
@@ -111,9 +111,10 @@ class _Node:
                 await asyncio.sleep(command.seconds)
                 result = None
             else:
-                result = await self._run(command)
+                result = await self.run(command)
 
-    async def _run(self, command: wire.Command[T]) -> T:
+    async def run(self, command: wire.Command[T]) -> T:
+        """One exchange with the server."""
         known, again = self._known, command.again
         if known.breaker.open:
             known.breaker.admit()
@@ -225,7 +226,12 @@ class AsyncMemcachedBackend:
 
     async def lookup(self, key: str, lease: float) -> base.Answer:
         """See `MemcachedBackend.lookup`."""
-        return await self._run(self._protocol.lookup(key, lease))
+        place, command = self._protocol.lookup(key, lease)
+        node = self._nodes()[place]
+        answer = await node.run(command)
+        if isinstance(answer, wire.Held):
+            return await node.carry_out(self._protocol.held(place, answer, lease))
+        return answer
 
     async def replace(self, key: str, seen: Any, lease: float) -> base.Leased | base.Busy:
         """See `MemcachedBackend.replace`."""

@@ -87,7 +87,12 @@ class MemcachedBackend:
 
         A lease that this process has seen in the same hands for longer than `lease` is taken over: its holder is dead.
         """
-        return self._run(self._protocol.lookup(key, lease))
+        place, command = self._protocol.lookup(key, lease)
+        node = self._nodes()[place]
+        answer = node.run(command)
+        if isinstance(answer, wire.Held):
+            return node.carry_out(self._protocol.held(place, answer, lease))
+        return answer
 
     def replace(self, key: str, seen: Any, lease: float) -> base.Leased | base.Busy:
         """See `Backend.replace`. `Busy` also where the key holds nothing any more: the next lookup gets the lease."""

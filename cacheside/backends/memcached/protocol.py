@@ -31,10 +31,24 @@ class Protocol:
         self.names: list[str] = [server.name for server in ring.servers]
         self.known: tuple[Known, ...] = tuple(Known(name, timeout) for name in self.names)
 
-    def lookup(self, key: str, lease: float) -> Task[Answer]:
-        """See `Backend.lookup`."""
+    def lookup(self, key: str, lease: float) -> tuple[int, wire.Command[Answer | wire.Held]]:
+        """See `Backend.lookup`: the place of the server, and its first command. All there is to it, but for `Held`."""
         place, name = self._find(key)
-        return place, _lookup(self.known[place], name, lease)
+        return place, wire.lookup(name, lease)
+
+    def held(self, place: int, held: wire.Held, lease: float) -> Operation[Answer]:
+        """The rest of a lookup that has found somebody else's lease: take it over, if it has stood for too long.
+
+        W is given once: if its winner dies all others see Z until the item expires, up to two seconds after the lease.
+        Who has seen the same CAS for longer than a lease takes over. DESIGN does it by `md I C<cas>`; a `ms` on the
+        same condition is one command as well, gives the taker a lease of full length, and never a second one to
+        somebody else. A guard is none of those: a lookup of it answers `Guarded`, and one that came in since has
+        another CAS.
+        """
+        if not self.known[place].overdue(held.cas, lease):
+            return Busy()
+        taken: Leased | Busy = yield wire.replace(held.cas.key, held.cas, lease)
+        return taken
 
     def replace(self, key: str, seen: Cas, lease: float) -> Task[Leased | Busy]:
         """See `Backend.replace`."""
@@ -76,23 +90,6 @@ class Protocol:
 def _single(command: wire.Command[T]) -> Operation[T]:
     answer: T = yield command
     return answer
-
-
-def _lookup(known: Known, key: bytes, lease: float) -> Operation[Answer]:
-    """Look up, and take over a lease that has stood for too long.
-
-    W is given once: if its winner dies all others see Z until the item expires, up to two seconds after the lease. Who
-    has seen the same CAS for longer than a lease takes over. DESIGN does it by `md I C<cas>`; a `ms` on the same
-    condition is one command as well, gives the taker a lease of full length, and never a second one to somebody else.
-    A guard is none of those: a lookup of it answers `Guarded`, and one that came in since has another CAS.
-    """
-    answer: Answer | wire.Held = yield wire.lookup(key, lease)
-    if not isinstance(answer, wire.Held):
-        return answer
-    if not known.overdue(answer.cas, lease):
-        return Busy()
-    taken: Leased | Busy = yield wire.replace(key, answer.cas, lease)
-    return taken
 
 
 def _fill(known: Known, key: bytes, token: Cas | None, stored: bytes, ttl: float | None) -> Operation[bool]:

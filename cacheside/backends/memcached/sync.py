@@ -11,13 +11,15 @@ from typing import Any, TypeAlias, TypeVar, cast
 from pymemcache.client.base import Client  # type: ignore[import-untyped]  # pymemcache ships no types
 
 from ...errors import CacheUnavailable, NotCacheableError
+from ..pool import GONE, OPEN, PATIENCE, Pool, Verdict, Waiter
 from . import wire
 from .known import Known
-from .pool import GONE, OPEN, PATIENCE, Pool, Verdict, Waiter
-from .replies import Inbox, Reply
+from .replies import Inbox, Reply, only
 from .ring import Server
 
 T = TypeVar("T")
+
+RECEIVED = 16384  # bytes at a time: room for as many is made before it is known how many come
 
 
 class _Connection(Client):  # type: ignore[misc]  # the base is untyped
@@ -57,9 +59,12 @@ class _Connection(Client):  # type: ignore[misc]  # the base is untyped
         """Send `data` and return the `count` replies to it. After any exception the connection is of no use."""
         sock = cast(socket.socket, self.sock)
         sock.sendall(data)
+        received = sock.recv(RECEIVED)
+        if count == 1 and (reply := only(received)) is not None:
+            return [reply]
         inbox = Inbox(count)
-        while not inbox.feed(sock.recv(65536)):
-            pass
+        while not inbox.feed(received):
+            received = sock.recv(RECEIVED)
         return inbox.replies
 
     def __del__(self) -> None:
@@ -93,9 +98,10 @@ class Node:
                 time.sleep(command.seconds)
                 result = None
             else:
-                result = self._run(command)
+                result = self.run(command)
 
-    def _run(self, command: wire.Command[T]) -> T:
+    def run(self, command: wire.Command[T]) -> T:
+        """One exchange with the server."""
         known, again = self._known, command.again
         if known.breaker.open:
             known.breaker.admit()

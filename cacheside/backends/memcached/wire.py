@@ -37,6 +37,7 @@ T = TypeVar("T")
 CAPABILITIES: frozenset[Capability] = frozenset({"whole_seconds", "stores"})
 MAX_KEY = 250  # bytes
 VALUE_FLAG, LEASE_FLAG = b"197", b"198"  # client flags: 0xC5, 0xC6
+_VALUE = b"f" + VALUE_FLAG
 _RELATIVE_LIMIT = 30 * 24 * 3600  # the server reads more seconds than these as a date
 UNLIMITED = 2**62
 _LAST_DATE = 2**31 - 1  # and reads a date as a signed 32-bit number
@@ -127,10 +128,14 @@ def lookup(key: bytes, lease: float) -> Command[Answer | Held]:
 
 
 def _looked_up(key: bytes, replies: Sequence[Reply], sent: int, name: str) -> Answer | Held:
-    code, flags = parse(replies[0].line)
+    line, value = replies[0]
+    words = line.split(b" ")
+    if value and len(words) == 5 and words[3] == _VALUE and words[2][:1] == b"c" and words[2] != b"c0":
+        return Hit(value, Cas(number(words[2][1:]), sent, key))  # the usual case; what follows says the same of it
+    code, flags = parse(line)
     if code != b"VA":
-        _refuse(replies[0].line, name)
-    value, cas, ttl = replies[0].value, Cas(cas_number(flags, name), sent, key), seconds_left(flags)
+        _refuse(line, name)
+    cas, ttl = Cas(cas_number(flags, name), sent, key), seconds_left(flags)
     if not value:
         if b"W" in flags:
             return Leased(cas)

@@ -2,7 +2,8 @@
 
 `wire.py` says what is sent to a server and what its answer means; `routes.py` says to which server. Neither does I/O.
 `slots.py` is the map of a cluster, `places.py` reads URLs.
-`server.py` is one server, its connections and its breaker; `sync.py` and `aio.py` only carry out the steps.
+`server.py` and `aserver.py` are one server, its connections and its breaker; `line.py` is the connection for the
+lookups of an event loop. `sync.py` and `aio.py` only carry out the steps, but for a hit, which takes the shortest way.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from ...errors import ConfigurationError
 from ..base import AsyncBackend, Capability, Size
 from . import places
 from .aio import AsyncRedis
+from .aserver import AsyncServer
 from .routes import Address, OneServer, Route
-from .server import AsyncServer, SyncServer
+from .server import SyncServer
 from .sync import SyncRedis
 from .wire import Protocol
 
@@ -103,7 +105,7 @@ class RedisBackend(SyncRedis):
     @property
     def capabilities(self) -> frozenset[Capability]:
         """See `Backend.capabilities`."""
-        return frozenset({"clear", "stores"})
+        return frozenset({"clear", "gives_back", "stores"})
 
     @property
     def plain(self) -> RedisBackend | None:

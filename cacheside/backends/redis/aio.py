@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ... import tokens
+from ...giveback import given_back, lease_or_give_back, release
 from ..base import Answer, AsyncBackend, Busy, Capability, Leased
-from .routes import Address, Route, Steps
-from .server import AsyncServer
+from .aserver import AsyncServer
+from .line import REFUSAL
+from .routes import Address, Begun, Route, Steps
 
 
 class AsyncRedis(AsyncBackend):
@@ -33,9 +37,44 @@ class AsyncRedis(AsyncBackend):
         return self._capabilities
 
     async def lookup(self, key: str, lease: float) -> Answer:
-        """See `Backend.lookup`."""
-        answer: Answer = await self._run(self._route.lookup(key, lease))
-        return answer
+        """See `Backend.lookup`. A hit takes the shortest way; what came instead of one is given to the route."""
+        route, begun = self._route, None
+        protocol = route.protocol
+        address = route.home(key)
+        if address is not None and not (server := self._servers.get(address) or self._open(address)).breaker.open:
+            token = tokens.fresh()
+            packed = protocol.packed_lookup(key, token, lease)
+            line = server.line() or await server.open_line()
+            if packed is not None and line is not None:
+                asked = line.ask(packed)
+                try:
+                    reply = await asked.reply
+                except BaseException as error:  # cancelled; but the lookup is under way
+                    closing = isinstance(error, GeneratorExit)
+                    await given_back(self._give_back(key, token, asked.again()), closing)
+                    raise
+                if server.breaker.open and not isinstance(reply, Exception):
+                    server.breaker.succeeded()
+                answer = protocol.first(reply, token)
+                if answer is not None:
+                    return answer
+                if reply is not REFUSAL:  # that goes through the route from the beginning
+                    begun = Begun(address, token, reply)
+        slow: Answer = await lease_or_give_back(self, key, self._run(route.lookup(key, lease, begun)))
+        return slow
+
+    async def _give_back(self, key: str, token: bytes, reply: asyncio.Future[Any]) -> None:
+        """A lookup whose caller has gone: release what it wins."""
+        protocol = self._route.protocol
+        try:
+            answer = protocol.first(await reply, token)
+        except BaseException:  # cancelled as well
+            protocol.remember(token)
+            raise
+        if isinstance(answer, Leased):
+            await release(self, key, token)
+        elif isinstance(reply.result(), Exception):
+            protocol.remember(token)
 
     async def replace(self, key: str, seen: Any, lease: float) -> Leased | Busy:
         """See `Backend.replace`."""

@@ -21,7 +21,7 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, ReadOnlyErr
 
 from ... import forks
 from ...errors import CacheUnavailable, ConfigurationError
-from .routes import Address, Route, Send, Steps, question, unanswered
+from .routes import Address, Begun, Route, Send, Steps, question, unanswered
 from .slots import SlotMap, slot_of
 from .wire import Command, Operation, Protocol
 
@@ -92,10 +92,14 @@ class ClusterRoute(Route):
         """All that are known now."""
         return {*self._seeds, *(self._map.servers if self._map else ())}
 
-    def of_key(self, key: str, operation: Operation) -> Steps:
-        """An operation on one key."""
+    def home(self, key: str) -> Address | None:
+        """See `Route.home`: where the map says that the key is."""
+        return None if self._map is None else self._map.master(slot_of(key))
+
+    def of_key(self, key: str, operation: Operation, begun: Begun | None = None) -> Steps:
+        """An operation on one key; of one that has begun, the rest."""
         errand = _Errand((key,), slot_of(key), lambda _: operation)
-        yield from self._carry_out([errand])
+        yield from self._carry_out([errand], begun)
         if errand.error is not None:
             raise errand.error
         return errand.result
@@ -162,8 +166,11 @@ class ClusterRoute(Route):
             ) from failed[0].error
         return [errand.result for errand in done]
 
-    def _carry_out(self, errands: list[_Errand]) -> Steps:
+    def _carry_out(self, errands: list[_Errand], begun_as: Begun | None = None) -> Steps:
         """Carry out errands, in rounds; all that one server has to do in a round is sent together.
+
+        Args:
+            begun_as: how the only errand has begun.
 
         Returns:
             the errands that came to an end; those for several keys may have been divided.
@@ -173,6 +180,13 @@ class ClusterRoute(Route):
         begun, done = list(errands), []
         old = False  # whether something says that the map is
         try:
+            if begun_as is not None:
+                errand = errands[0]
+                errand.command = next(errand.operation)
+                old = _is_sign(begun_as.reply)
+                errands = self._digest(errand, begun_as.address, begun_as.reply)
+                if not errands:
+                    done.append(errand)
             while errands:
                 todo: dict[Address, list[_Errand]] = {}
                 for errand in errands:

@@ -18,16 +18,17 @@ from ...breaker import Breaker
 from ...errors import ConfigurationError
 from .. import urls
 from ..patience import LOOP_SLACK
+from .aserver import AsyncServer
 from .routes import Address
-from .server import AsyncServer, SyncServer
+from .server import SyncServer
 
 MAX_CONNECTIONS = 64  # to one server, for all threads of a process
 MAX_CONNECTIONS_OF_LOOP = 16  # for one event loop: more only makes them wait for each other's callbacks
 
 # What a URL may ask for. redis-py takes more, but not all of it from text, nor in both colours, nor to any effect here.
 OPTIONS = (
-    "max_connections", "db", "username", "password", "client_name", "protocol", "health_check_interval",
-    "socket_timeout", "socket_connect_timeout", "socket_keepalive", "socket_read_size",
+    "max_connections", "db", "username", "password", "client_name", "protocol",
+    "socket_timeout", "socket_connect_timeout", "socket_keepalive",
     "ssl_keyfile", "ssl_certfile", "ssl_password", "ssl_cert_reqs", "ssl_check_hostname", "ssl_min_version",
     "ssl_ciphers", "ssl_ca_certs", "ssl_ca_path", "ssl_ca_data",
 )  # fmt: skip
@@ -90,7 +91,8 @@ class Connections:
     def aio(self, name: str, breaker: Breaker, address: Address | None = None) -> AsyncServer:
         """The same for async code."""
         make_pool = partial(AsyncPool, **{**self._aio, **_at(address)})
-        return AsyncServer(name, breaker, make_pool, self._limit_of_loop, self._timeout)
+        timeout = min(self._timeout, self._aio["socket_timeout"] or self._timeout)
+        return AsyncServer(name, breaker, make_pool, self._limit_of_loop, timeout)
 
 
 def _at(address: Address | None) -> dict[str, Any]:

@@ -8,11 +8,12 @@ from urllib.parse import quote, unquote
 
 from ...errors import ConfigurationError
 from .. import urls
+from .aserver import AsyncServer
 from .cluster import ClusterRoute
 from .connections import Connections, checked, several
 from .routes import Address, OneServer, Route
 from .sentinel import SentinelRoute
-from .server import AsyncServer, SyncServer
+from .server import SyncServer
 from .wire import Protocol
 
 Place: TypeAlias = tuple[Route, Callable[[Address], SyncServer], Callable[[Address], AsyncServer]]

@@ -33,6 +33,14 @@ class Send(NamedTuple):
     probe: bool
 
 
+class Begun(NamedTuple):
+    """A lookup whose first command was sent without ado: where to, with which token, and what came back."""
+
+    address: Address
+    token: bytes
+    reply: Any
+
+
 Steps: TypeAlias = Generator[Send, list[Any], Any]
 
 
@@ -80,12 +88,16 @@ class Route(ABC):
         return ()
 
     @abstractmethod
-    def of_key(self, key: str, operation: Operation) -> Steps:
-        """An operation on one key."""
+    def of_key(self, key: str, operation: Operation, begun: Begun | None = None) -> Steps:
+        """An operation on one key; of one that has begun, the rest."""
 
-    def lookup(self, key: str, lease: float) -> Steps:
-        """See `Backend.lookup`."""
-        return self.of_key(key, self.protocol.lookup(key, lease))
+    @abstractmethod
+    def home(self, key: str) -> Address | None:
+        """The server that a lookup can be sent to without ado; None if something has to be found out before."""
+
+    def lookup(self, key: str, lease: float, begun: Begun | None = None) -> Steps:
+        """See `Backend.lookup`; of one that has begun, the rest."""
+        return self.of_key(key, self.protocol.lookup(key, lease, begun and begun.token), begun)
 
     def replace(self, key: str, seen: Any, lease: float) -> Steps:
         """See `Backend.replace`."""
@@ -148,10 +160,14 @@ class Route(ABC):
                 self.breaker(address).failed(reply)
             raise
 
-    def _on(self, address: Address, operation: Operation) -> Steps:
+    def _on(self, address: Address, operation: Operation, begun: Begun | None = None) -> Steps:
         """Carry out an operation on one server."""
-        probe, reply, sent = self._admitted(address), None, False
+        probe = begun is None and self._admitted(address)
+        reply, sent = None, begun is not None
         try:
+            if begun is not None:
+                next(operation)
+                reply = begun.reply
             while True:
                 try:
                     command = self._advance(address, operation, reply)
@@ -171,13 +187,17 @@ class OneServer(Route):
 
     HERE: Address = ("", 0)
 
-    def run(self, operation: Operation) -> Steps:
-        """Carry out an operation."""
-        return self._on(self.HERE, operation)
+    def run(self, operation: Operation, begun: Begun | None = None) -> Steps:
+        """Carry out an operation; of one that has begun, the rest."""
+        return self._on(self.HERE, operation, begun)
 
-    def of_key(self, key: str, operation: Operation) -> Steps:
-        """An operation on one key."""
-        return self.run(operation)
+    def of_key(self, key: str, operation: Operation, begun: Begun | None = None) -> Steps:
+        """An operation on one key; of one that has begun, the rest."""
+        return self.run(operation, begun)
+
+    def home(self, key: str) -> Address | None:
+        """See `Route.home`."""
+        return self.HERE
 
     def invalidate(self, keys: Sequence[str]) -> Steps:
         """See `Backend.invalidate`."""

@@ -23,8 +23,8 @@ from redis.exceptions import ReadOnlyError, ResponseError
 
 from ... import forks
 from ...errors import CacheUnavailable
-from .routes import Address, OneServer, Send, Steps, question
-from .wire import Operation, Protocol
+from .routes import Address, Begun, OneServer, Send, Steps, question
+from .wire import Command, Operation, Protocol
 
 REFRESH_EVERY = 0.5  # seconds, while something says that there is another master
 CONFIRM_EVERY = 1.0  # seconds, while nothing does
@@ -73,22 +73,31 @@ class SentinelRoute(OneServer):
         """The sentinels and the master."""
         return self.sentinels if self._master is None else {*self.sentinels, self._master}
 
-    def run(self, operation: Operation) -> Steps:
-        """Carry out an operation on the master."""
-        master = self._master
-        if master is None or (self._clock() - self._asked >= CONFIRM_EVERY and self._due(CONFIRM_EVERY)):
+    def home(self, key: str) -> Address | None:
+        """See `Route.home`: the master, unless it is time to ask for it."""
+        return self._master if self._clock() - self._asked < CONFIRM_EVERY else None
+
+    def run(self, operation: Operation, begun: Begun | None = None) -> Steps:
+        """Carry out an operation on the master; of one that has begun, the rest."""
+        master = self._master if begun is None else begun.address
+        if begun is None and (
+            master is None or (self._clock() - self._asked >= CONFIRM_EVERY and self._due(CONFIRM_EVERY))
+        ):
             master = yield from self._find()
         if master is None:
             raise CacheUnavailable(f"{self.label}: no sentinel answers with a master for {self._service!r}")
-        reply = None
         try:
-            probe = self._admitted(master)
+            probe = begun is None and self._admitted(master)
+            command: Command = () if begun is None else next(operation)
+            reply = None if begun is None else begun.reply
             while True:
-                try:
-                    command = self._advance(master, operation, reply)
-                except StopIteration as end:
-                    return end.value
-                (reply,) = yield Send(master, (command,), probe)
+                if begun is None:
+                    try:
+                        command = self._advance(master, operation, reply)
+                    except StopIteration as end:
+                        return end.value
+                    (reply,) = yield Send(master, (command,), probe)
+                begun = None
                 if isinstance(reply, ReadOnlyError):
                     demoted, master = master, (yield from self._another(master)) or master
                     if master != demoted:

@@ -101,6 +101,7 @@ class Protocol:
 
     def __init__(self, native: bool = True) -> None:
         self._native = native
+        self._packed = 0.0, b""  # the end of the last lookup's command, and for which lease
         # Tokens that were sent, or ended, without an answer. If one turns up as a lease it is ours, and no load runs
         # under it: it can be taken over at once, instead of waiting for it to expire. (A late arrival is harmless: each
         # token was planted once, so when it is seen it has arrived, and nothing can plant it again. And a late fill
@@ -113,10 +114,31 @@ class Protocol:
         self._lost: dict[bytes, None] = {}
         self._lock = threading.Lock()
 
-    def lookup(self, key: str, lease: float) -> Operation:
-        """See `Backend.lookup`: one native command, SET key L<token> NX GET PX <ms>."""
+    def packed_lookup(self, key: str, token: bytes, lease: float) -> bytes | None:
+        """The command of a lookup as it goes over the wire; None if it is to be asked for by `lookup` alone."""
+        if not self._native:
+            return None
+        if lease != self._packed[0]:
+            period = b"%d" % _ms(lease)
+            self._packed = lease, b"\r\n$2\r\nNX\r\n$3\r\nGET\r\n$2\r\nPX\r\n$%d\r\n%b\r\n" % (len(period), period)
+        name = key.encode()
+        return b"*7\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$17\r\nL%b%b" % (len(name), name, token, self._packed[1])
+
+    @staticmethod
+    def first(reply: Any, token: bytes) -> Hit | Leased | None:
+        """What the reply to a lookup says, if it is a value or nothing; else `lookup` knows how to go on."""
+        if type(reply) is bytes and reply[:1] == b"V" and len(reply) >= _HEADER:
+            return Hit(reply[_HEADER:], reply[:_HEADER])
+        return Leased(token) if reply is None else None
+
+    def lookup(self, key: str, lease: float, token: bytes | None = None) -> Operation:
+        """See `Backend.lookup`: one native command, SET key L<token> NX GET PX <ms>.
+
+        `token`: for the first attempt. Who has made that already sends its reply.
+        """
         for attempt in (1, 2):
-            token = tokens.fresh()
+            if token is None or attempt == 2:
+                token = tokens.fresh()
             reply: Any = None
             try:
                 if self._native:
@@ -126,7 +148,7 @@ class Protocol:
                 if not self._native:
                     reply = yield from _evaluate(scripts.LEASE, [key], b"L" + token, _ms(lease), send=_once)
             except BaseException:  # cancelled: whether it arrived is not known
-                self._remember(token)
+                self.remember(token)
                 raise
             if isinstance(reply, (OutOfMemoryError, ReadOnlyError)):
                 return self._read_only((yield from twice(("GET", key))), reply)
@@ -134,7 +156,7 @@ class Protocol:
                 return Hit(b"", _WRONG_TYPE)
             if not isinstance(reply, (RedisError, OSError)):
                 return self._answer(reply, token)
-            self._remember(token)
+            self.remember(token)
             if attempt == 2 or not isinstance(reply, ConnectionError):
                 answered(reply)
         raise AssertionError("the second attempt has returned or raised")
@@ -215,13 +237,14 @@ class Protocol:
         try:
             reply = yield from operation
         except BaseException:  # cancelled
-            self._remember(token)
+            self.remember(token)
             raise
         if isinstance(reply, (RedisError, OSError)):
-            self._remember(token)
+            self.remember(token)
         return answered(reply)
 
-    def _remember(self, token: bytes) -> None:
+    def remember(self, token: bytes) -> None:
+        """That nobody knows whether this token stands as a lease."""
         with self._lock:
             self._lost[token] = None
             if len(self._lost) > 1000:

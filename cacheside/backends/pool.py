@@ -4,8 +4,8 @@ Both colours use it: threads under a lock, tasks because one loop runs one at a 
 used first. Whoever finds none waits in a queue, and what comes back is handed to the first in it who may use it, so
 a crowd of a thousand wakes one at a time and nobody starves.
 
-A command with a CAS names a stamp: only a connection opened before it may carry the command (the package says why).
-If all of those are in use it waits for one; when the last is gone it is told so.
+A command to memcached with a CAS names a stamp: only a connection opened before it may carry the command (that package
+says why). If all of those are in use it waits for one; when the last is gone it is told so.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PATIENCE: Final = 5.0  # seconds that a caller waits for a connection: a stamped
 
 
 class Opened(Protocol):
-    """What the pool has to know of a connection: the stamp taken when it had been opened."""
+    """What the pool has to know of a connection, where commands name stamps: that taken when it had been opened."""
 
     opened: int
 
