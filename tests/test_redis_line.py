@@ -14,8 +14,9 @@ from servers import RedisServer
 
 from cacheside.backends.base import Busy, Hit, Leased
 from cacheside.backends.redis import RedisBackend
-from cacheside.backends.redis.line import REFUSAL, Asked, Line
+from cacheside.backends.redis.line import Line
 from cacheside.backends.redis.routes import OneServer
+from cacheside.backends.redis.wire import REFUSAL
 from cacheside.errors import CacheUnavailable
 
 NewRedis = Callable[..., RedisServer]
@@ -49,10 +50,10 @@ def on_a_line(timeout: float = 20) -> tuple[Line, Wire]:
     return line, Wire(line)
 
 
-async def reply(asked: Asked) -> Any:
+async def reply(asked: asyncio.Future[Any]) -> Any:
     """In time, or not at all."""
     async with asyncio.timeout(20):
-        return await asked.reply
+        return await asked
 
 
 # --- without a network ---
@@ -95,13 +96,14 @@ def test_cancelled_caller_leaves_its_reply() -> None:
     async def scenario() -> None:
         line, _ = on_a_line()
         first, second, third = line.ask(b"1"), line.ask(b"2"), line.ask(b"3")
-        first.reply.cancel()
-        late = first.again()
-        second.reply.cancel()
+        first.cancel()
+        late = line.again(first)
+        second.cancel()
         line.data_received(b"$1\r\na\r\n$1\r\nb\r\n$1\r\nc\r\n")
         assert await late == b"a"
         assert await reply(third) == b"c"
-        assert third.again() is third.reply  # it has come already
+        assert line.again(third) is third  # it has come already
+        assert isinstance(await line.again(second), ConnectionError)  # nobody was there to take it
 
     asyncio.run(scenario())
 

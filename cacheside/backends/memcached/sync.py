@@ -11,6 +11,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 from pymemcache.client.base import Client  # type: ignore[import-untyped]  # pymemcache ships no types
 
 from ...errors import CacheUnavailable, NotCacheableError
+from .. import sockets
 from ..pool import GONE, OPEN, PATIENCE, Pool, Verdict, Waiter
 from . import wire
 from .known import Known
@@ -53,18 +54,22 @@ class _Connection(Client):  # type: ignore[misc]  # the base is untyped
                 except OSError:
                     if not left:
                         raise
+        sockets.bound(cast(socket.socket, self.sock), self.timeout)
         self.opened = clock()
 
     def meta(self, data: bytes, count: int) -> list[Reply]:
         """Send `data` and return the `count` replies to it. After any exception the connection is of no use."""
         sock = cast(socket.socket, self.sock)
-        sock.sendall(data)
-        received = sock.recv(RECEIVED)
-        if count == 1 and (reply := only(received)) is not None:
-            return [reply]
-        inbox = Inbox(count)
-        while not inbox.feed(received):
+        try:
+            sock.sendall(data)
             received = sock.recv(RECEIVED)
+            if count == 1 and (reply := only(received)) is not None:
+                return [reply]
+            inbox = Inbox(count)
+            while not inbox.feed(received):
+                received = sock.recv(RECEIVED)
+        except BlockingIOError as error:
+            raise TimeoutError("timed out") from error
         return inbox.replies
 
     def __del__(self) -> None:

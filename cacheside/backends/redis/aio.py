@@ -10,8 +10,8 @@ from ... import tokens
 from ...giveback import given_back, lease_or_give_back, release
 from ..base import Answer, AsyncBackend, Busy, Capability, Leased
 from .aserver import AsyncServer
-from .line import REFUSAL
 from .routes import Address, Begun, Route, Steps
+from .wire import REFUSAL
 
 
 class AsyncRedis(AsyncBackend):
@@ -48,10 +48,10 @@ class AsyncRedis(AsyncBackend):
             if packed is not None and line is not None:
                 asked = line.ask(packed)
                 try:
-                    reply = await asked.reply
+                    reply = await asked
                 except BaseException as error:  # cancelled; but the lookup is under way
                     closing = isinstance(error, GeneratorExit)
-                    await given_back(self._give_back(key, token, asked.again()), closing)
+                    await given_back(self._give_back(key, token, line.again(asked)), closing)
                     raise
                 if server.breaker.open and not isinstance(reply, Exception):
                     server.breaker.succeeded()

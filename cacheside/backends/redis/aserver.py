@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redis.asyncio import ConnectionPool as AsyncPool
 from redis.exceptions import RedisError, ResponseError
@@ -16,8 +16,10 @@ from ... import forks
 from ...breaker import Breaker
 from ..patience import Patience
 from . import server
-from .line import Line
 from .wire import Command
+
+if TYPE_CHECKING:
+    from .line import Line
 
 
 class _Place:
@@ -102,6 +104,8 @@ class AsyncServer:
         if place.opening or not place.may_have_line:
             return None
         _hang_up(place.lines)  # what is in there is closed
+        from .line import Line  # it needs hiredis
+
         place.opening = True
         line = Line(asyncio.get_running_loop(), self._timeout)
         try:

@@ -20,30 +20,9 @@ import hiredis
 from redis.exceptions import ConnectionError, InvalidResponse, TimeoutError
 
 from ..patience import Patience
+from .wire import REFUSAL
 
-
-class Refusal:
-    """The reply was an error: the command was not carried out."""
-
-
-REFUSAL = Refusal()
 _NOT_YET = object()
-
-
-class Asked:
-    """A lookup that was sent, and its reply: what came instead of one as a value, REFUSAL for an error."""
-
-    __slots__ = ("reply", "sent")
-
-    def __init__(self, reply: asyncio.Future[Any], sent: float) -> None:
-        self.reply: asyncio.Future[Any] = reply
-        self.sent: float = sent
-
-    def again(self) -> asyncio.Future[Any]:
-        """The reply for somebody else: he who waited for it has been cancelled."""
-        if self.reply.cancelled() or not self.reply.done():
-            self.reply = self.reply.get_loop().create_future()
-        return self.reply
 
 
 class Line(asyncio.Protocol):
@@ -58,9 +37,9 @@ class Line(asyncio.Protocol):
         self._loop = loop
         self._timeout = timeout
         self._reader = hiredis.Reader(notEnoughData=_NOT_YET)
-        self._asked: deque[Asked] = deque()
+        self._asked: deque[asyncio.Future[Any]] = deque()
         self._outbox: list[bytes] = []
-        self._heard = 0.0
+        self._since = 0.0  # when the server was asked something, or last said something, while it owes a reply
         self._watching = False
         self._connection: Any = None
         self._transport: Any = None
@@ -83,35 +62,46 @@ class Line(asyncio.Protocol):
             self.close()
             raise
 
-    def ask(self, packed: bytes) -> Asked:
-        """Send a lookup."""
+    def ask(self, packed: bytes) -> asyncio.Future[Any]:
+        """Send a lookup; its reply, or what came instead of one, as a value: REFUSAL for an error."""
         loop = self._loop
-        now = loop.time()
-        asked = Asked(loop.create_future(), now)
+        reply = loop.create_future()
         if not self._asked:
+            self._since = loop.time()
             self._transport.write(packed)
         else:
             if not self._outbox:
                 loop.call_soon(self._flush)
             self._outbox.append(packed)
-        self._asked.append(asked)
+        self._asked.append(reply)
         if not self._watching:
             self._watching = True
             loop.call_later(self._timeout, self._watch, Patience.TURNS)
-        return asked
+        return reply
+
+    def again(self, reply: asyncio.Future[Any]) -> asyncio.Future[Any]:
+        """The same reply for somebody else: he who waited for it has been cancelled."""
+        if reply.done() and not reply.cancelled():
+            return reply  # it came just then
+        late = self._loop.create_future()
+        if reply in self._asked:
+            self._asked[self._asked.index(reply)] = late
+        else:  # it came after the cancellation, and was thrown away
+            late.set_result(ConnectionError("The reply has gone."))
+        return late
 
     def data_received(self, data: bytes) -> None:
         """Replies, or parts of them."""
         reader, waiting = self._reader, self._asked
-        self._heard = self._loop.time()
+        self._since = self._loop.time()
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not _NOT_YET:
                 if isinstance(reply, hiredis.PushNotification):
                     continue
                 asked = waiting.popleft()
-                if not asked.reply.done():  # else its caller has been cancelled
-                    asked.reply.set_result(REFUSAL if isinstance(reply, hiredis.HiredisError) else reply)
+                if not asked.done():  # else its caller has been cancelled
+                    asked.set_result(REFUSAL if isinstance(reply, hiredis.HiredisError) else reply)
         except Exception as error:  # also one reply too many
             self._fail(InvalidResponse(f"not the protocol of Redis: {error!r}"))
 
@@ -129,14 +119,14 @@ class Line(asyncio.Protocol):
             self._transport.write(together)
 
     def _watch(self, turns: int) -> None:
-        """Time out, unless nothing is under way, or there was an answer within the time.
+        """Time out, unless nothing is under way, or the server has said something within the time.
 
         What has arrived counts though the loop was too busy to look: see `Patience`.
         """
         self._watching = bool(self._asked)
         if not self._watching:
             return
-        left = max(self._asked[0].sent, self._heard) + self._timeout - self._loop.time()
+        left = self._since + self._timeout - self._loop.time()
         if left > 0:
             self._loop.call_later(left, self._watch, Patience.TURNS)
         elif turns:
@@ -152,8 +142,8 @@ class Line(asyncio.Protocol):
                 self._transport.abort()
         while self._asked:
             asked = self._asked.popleft()
-            if not asked.reply.done():
-                asked.reply.set_result(error)
+            if not asked.done():
+                asked.set_result(error)
 
 
 def _at_once(work: Coroutine[Any, Any, Any]) -> None:

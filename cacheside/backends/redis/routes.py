@@ -34,7 +34,7 @@ class Send(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """A lookup whose first command was sent without ado: where to, with which token, and what came back."""
+    """A lookup or a fill whose first command was sent without ado: where to, with which token, and what came back."""
 
     address: Address
     token: bytes
@@ -93,7 +93,7 @@ class Route(ABC):
 
     @abstractmethod
     def home(self, key: str) -> Address | None:
-        """The server that a lookup can be sent to without ado; None if something has to be found out before."""
+        """The server that a command can be sent to without ado; None if something has to be found out before."""
 
     def lookup(self, key: str, lease: float, begun: Begun | None = None) -> Steps:
         """See `Backend.lookup`; of one that has begun, the rest."""
@@ -103,9 +103,9 @@ class Route(ABC):
         """See `Backend.replace`."""
         return self.of_key(key, self.protocol.replace(key, seen, lease))
 
-    def fill(self, key: str, token: Any, stored: Any, ttl: float | None) -> Steps:
-        """See `Backend.fill`."""
-        return self.of_key(key, self.protocol.fill(key, token, stored, ttl))
+    def fill(self, key: str, token: Any, stored: Any, ttl: float | None, begun: Begun | None = None) -> Steps:
+        """See `Backend.fill`; of one that has begun, the rest."""
+        return self.of_key(key, self.protocol.fill(key, token, stored, ttl), begun)
 
     def release(self, key: str, token: Any) -> Steps:
         """See `Backend.release`."""

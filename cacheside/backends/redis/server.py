@@ -14,12 +14,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis.exceptions import ConnectionError, InvalidResponse, RedisError, ResponseError
+from redis.utils import HIREDIS_AVAILABLE
 
 from ... import forks
 from ...breaker import Breaker
 from ...errors import CacheUnavailable
 from ..pool import OPEN, Pool, Waiter
-from .wire import Command
+from .wire import REFUSAL, Command
 
 POOL_WAIT = 5.0
 """Seconds that callers wait for a connection of our own pools, which are bounded."""
@@ -39,6 +40,29 @@ def known(error: Exception) -> Exception:
     return InvalidResponse(f"not the protocol of Redis: {error!r}")
 
 
+class _Link:
+    """A connection, as redis-py uses it; `shortcut.py` has a faster one."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def ask(self, packed: bytes) -> Any:
+        """Send one command; its reply, or REFUSAL for an error."""
+        self._connection.send_packed_command((packed,))
+        try:
+            return self._connection.read_response(disable_decoding=True)
+        except ResponseError:
+            return REFUSAL
+
+    def lend(self) -> Any:
+        """The connection."""
+        return self._connection
+
+    def close(self) -> None:
+        """Close it."""
+        self._connection.disconnect()
+
+
 class _Theirs:
     """The connections of a user's client: not ours to bound, to close, or to keep from a forked child."""
 
@@ -47,19 +71,19 @@ class _Theirs:
 
     def take(self, probe: bool) -> Any:
         """A connection; open, as far as redis-py can tell."""
-        return self._pool.get_connection()
+        return _Link(self._pool.get_connection())
 
     def check(self, connection: Any) -> None:
         """That has been done."""
 
-    def give(self, connection: Any) -> None:
+    def give(self, link: Any) -> None:
         """It is in good order, and no longer in use."""
-        self._pool.release(connection)
+        self._pool.release(link.lend())
 
-    def drop(self, connection: Any, error: BaseException) -> None:
+    def drop(self, link: Any, error: BaseException) -> None:
         """A reply may still be under way: nobody must take it for theirs."""
-        connection.disconnect()
-        self._pool.release(connection)
+        link.close()
+        self._pool.release(link.lend())
 
     def close(self) -> None:
         """A user's client stays open."""
@@ -88,14 +112,14 @@ class _Ours:
         if granted is not OPEN:
             return granted
         try:
-            connection = self._make()
+            link = self._make()
         except BaseException:
             with self._lock:
                 self._pool.failed()
             raise
         with self._lock:
-            self._pool.opened(connection)
-        return connection
+            self._pool.opened(link)
+        return link
 
     def check(self, connection: Any) -> None:
         """Have it opened anew if the server has closed it meanwhile: for commands that must not be sent twice."""
@@ -106,27 +130,27 @@ class _Ours:
             pass
         connection.disconnect()
 
-    def give(self, connection: Any) -> None:
+    def give(self, link: Any) -> None:
         """It is in good order, and no longer in use."""
         with self._lock:
-            kept = self._pool.give(connection)
+            kept = self._pool.give(link)
         if not kept:
-            connection.disconnect()
+            link.close()
 
-    def drop(self, connection: Any, error: BaseException) -> None:
+    def drop(self, link: Any, error: BaseException) -> None:
         """A reply may still be under way: nobody must take it for theirs."""
-        connection.disconnect()
+        link.close()
         with self._lock:
-            self._pool.drop(connection)
+            self._pool.drop(link)
             # If the server has closed this one, it may have closed all.
             idle = self._pool.purge() if isinstance(error, ConnectionError) else []
-        _disconnect(idle)
+        _close(idle)
 
     def close(self) -> None:
         """Keep no connection: those in use are closed as soon as they no longer are."""
         with self._lock:
             idle = self._pool.retire()
-        _disconnect(idle)
+        _close(idle)
 
     def _wait(self, waiter: Waiter[Any, threading.Event], probe: bool) -> Any:
         try:
@@ -140,13 +164,22 @@ class _Ours:
             with self._lock:
                 unused = self._pool.leave(waiter)
             if unused is not None:
-                unused.disconnect()
+                unused.close()
             raise
 
 
-def _disconnect(connections: Sequence[Any]) -> None:
-    for connection in connections:
-        connection.disconnect()
+def _close(links: Sequence[Any]) -> None:
+    for link in links:
+        link.close()
+
+
+def _linker() -> Callable[[Any], Any]:
+    """What makes a link of a connection of our own."""
+    if not HIREDIS_AVAILABLE:
+        return _Link
+    from .shortcut import Shortcut  # it needs hiredis
+
+    return Shortcut
 
 
 class SyncServer:
@@ -173,22 +206,19 @@ class SyncServer:
         self._source = self._new_source()
 
     def ask(self, packed: bytes) -> Any:
-        """Send one command, and return its reply, or what came instead of it; see `Send`.
+        """Send one command, and return its reply, REFUSAL for an error, or what came instead of it.
 
         It may have to be sent again, since nobody looks beforehand whether the server has closed the connection.
         """
         source = self._source
         try:
-            connection = source.take(False)
+            link = source.take(False)
             try:
-                connection.send_packed_command((packed,))
-                reply = connection.read_response(disable_decoding=True)
-            except ResponseError as error:
-                reply = error
+                reply = link.ask(packed)
             except BaseException as error:
-                source.drop(connection, error)
+                source.drop(link, error)
                 raise
-            source.give(connection)
+            source.give(link)
         except Exception as error:
             return known(error)
         if self.breaker.open:
@@ -200,8 +230,9 @@ class SyncServer:
         replies: list[Any] = []
         source = self._source
         try:
-            connection = source.take(probe)
+            link = source.take(probe)
             try:
+                connection = link.lend()
                 source.check(connection)
                 send(connection, commands)
                 while len(replies) < len(commands):
@@ -212,9 +243,9 @@ class SyncServer:
                     if self.breaker.open:
                         self.breaker.succeeded()
             except BaseException as error:
-                source.drop(connection, error)
+                source.drop(link, error)
                 raise
-            source.give(connection)
+            source.give(link)
         except Exception as error:
             replies += [known(error)] * (len(commands) - len(replies))
         return replies
@@ -228,7 +259,10 @@ class SyncServer:
         pool = self._make_pool()
         if self._limit is None:
             return _Theirs(pool)
-        return _Ours(self._name, self.breaker, lambda: pool.connection_class(**pool.connection_kwargs), self._limit)
+        link = _linker()
+        return _Ours(
+            self._name, self.breaker, lambda: link(pool.connection_class(**pool.connection_kwargs)), self._limit
+        )
 
 
 def send(connection: Any, commands: Sequence[Command]) -> Any:

@@ -9,6 +9,7 @@ from ... import tokens
 from ..base import Answer, Busy, Leased
 from .routes import Address, Begun, Route, Steps
 from .server import SyncServer
+from .wire import REFUSAL
 
 
 class SyncRedis:
@@ -41,7 +42,8 @@ class SyncRedis:
                 first = protocol.first(reply, token)
                 if first is not None:
                     return first
-                begun = Begun(address, token, reply)
+                if reply is not REFUSAL:  # that goes through the route from the beginning
+                    begun = Begun(address, token, reply)
         answer: Answer = self._run(route.lookup(key, lease, begun))
         return answer
 
@@ -51,8 +53,20 @@ class SyncRedis:
         return answer
 
     def fill(self, key: str, token: Any, stored: Any, ttl: float | None) -> bool:
-        """See `Backend.fill`."""
-        return bool(self._run(self._route.fill(key, token, stored, ttl)))
+        """See `Backend.fill`. The usual answers come the shortest way."""
+        route, begun = self._route, None
+        protocol, address = route.protocol, route.home(key)
+        if address is not None and not (server := self._servers.get(address) or self._open(address)).breaker.open:
+            try:
+                reply = server.ask(protocol.packed_fill(key, token, stored, ttl))
+            except BaseException:  # Ctrl-C
+                protocol.remember(token)
+                raise
+            if type(reply) is int:
+                return reply == 1
+            if reply is not REFUSAL:
+                begun = Begun(address, token, reply)
+        return bool(self._run(route.fill(key, token, stored, ttl, begun)))
 
     def release(self, key: str, token: Any) -> bool:
         """See `Backend.release`."""

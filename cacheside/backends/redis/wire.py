@@ -36,12 +36,20 @@ T = TypeVar("T")
 Command: TypeAlias = tuple[Any, ...]
 Operation: TypeAlias = Generator[Command, Any, Any]
 
+
+class Refusal:
+    """In the place of a reply to a lookup: it was an error, so the command was not carried out."""
+
+
+REFUSAL = Refusal()
+
 _HEADER = 43
 _MARK = 29
 _GUARD_HEAD = b"W" + b"0" * 16
 _BATCH = 1000  # keys in one script: the server does nothing else meanwhile
 _LONGEST_HOLD = 10**12  # ms, 31 years: a deadline has 13 digits
 _UNUSED = b"0" * 26
+_FILL = scripts.FILL.sha.encode()
 _WRONG_TYPE = b"!type"  # `seen` of a key that holds no string
 
 
@@ -166,6 +174,12 @@ class Protocol:
         token = tokens.fresh()
         replacing = _evaluate(scripts.REPLACE, [key], seen, b"L" + token, _ms(lease), send=_once)
         return Leased(token) if (yield from self._tracked(token, replacing)) == 1 else Busy()
+
+    def packed_fill(self, key: str, token: bytes, stored: bytes, ttl: float | None) -> bytes:
+        """The first command of a fill as it goes over the wire."""
+        period = b"0" if ttl is None else b"%d" % _ms(ttl)
+        words = b"EVALSHA", _FILL, b"1", key.encode(), token, b"V%b%b%b" % (token, _UNUSED, stored), period
+        return b"*7\r\n" + b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
 
     def fill(self, key: str, token: bytes, stored: bytes, ttl: float | None) -> Operation:
         """See `Backend.fill`. A fill that arrives twice finds its own value, under the same token: accepted again."""
