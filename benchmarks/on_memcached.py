@@ -1,6 +1,6 @@
 """Part "memcached": hits on a memcached of our own, beside pymemcache's pooled client and beside aiocache.
 
-As part "redis"; pymemcache is given ``no_delay=True``, which its documentation advises for speed.
+As part "redis", on one CPU; pymemcache is given ``no_delay=True``, which its documentation advises for speed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .effort import Effort
 from .measure import compare, times
 from .on_redis import PATIENCE, async_hits, sync_hits, value_of
 from .peers import TTL
-from .servers import HOST, memcached_server
+from .servers import HOST, memcached_server, one_cpu
 from .sides import Side, all_hits, plain
 
 KEY = "bench:product#7"
@@ -29,7 +29,7 @@ KEY = "bench:product#7"
 
 def run(effort: Effort, progress: Progress) -> dict[str, Any]:
     """Measure all of it, on a server of its own."""
-    with memcached_server() as server, asyncio.Runner() as runner:
+    with one_cpu(), memcached_server() as server, asyncio.Runner() as runner:
         url = f"memcached://{HOST}:{server.port}"
         client = pymemcache.PooledClient((HOST, server.port), no_delay=True)
         client.set(KEY, msgpack.packb(value_of(7)), expire=TTL)

@@ -36,46 +36,58 @@ def _no_load() -> Any:
     raise AssertionError("these steps load nothing")
 
 
-def read(reader: Reader, key: str, found: Found | None, load: Callable[[], Any]) -> Outcome:
+def read(reader: Reader, key: str, found: Found | None, load: Callable[[], Any]) -> Any:
     """A call of a cached function in plain code. The first lookup goes without steps: it is all there is to a hit."""
     core = reader.core
     backend = core.backend
     if core.pending or backend is None:
-        return drive(reader.read(key, True, found), core, load)
-    answer: Any
-    try:
-        answer = backend.lookup(key, core.lease)
-    except Exception as error:
-        answer = Failed(error)
-    outcome = reader.hit(answer, found)
-    if type(outcome) is not Miss:
-        return outcome
-    return drive(reader.miss(key, answer, outcome, True), core, load)
+        outcome = drive(reader.read(key, True, found), core, load)
+    else:
+        answer: Any
+        try:
+            answer = backend.lookup(key, core.lease)
+        except Exception as error:
+            answer = Failed(error)
+        outcome = reader.hit(answer, found)
+        if type(outcome) is Miss:
+            outcome = drive(reader.miss(key, answer, outcome, True), core, load)
+    if type(outcome) is Raised:
+        try:
+            raise outcome.error
+        finally:
+            del outcome  # the traceback holds this frame, and the frame must not hold the error: a cycle
+    return outcome
 
 
-async def aread(reader: Reader, key: str, found: Found | None, load: Callable[[], Awaitable[Any]]) -> Outcome:
+async def aread(reader: Reader, key: str, found: Found | None, load: Callable[[], Awaitable[Any]]) -> Any:
     """`read`, awaiting."""
     core = reader.core
     local = core.backend if "in_process" in core.capabilities else None
     remote = core.aio
     if core.pending or (local is None and remote is None):
-        return await adrive(reader.read(key, False, found), core, load)
-    answer: Any
-    try:
-        if local is not None:
-            answer = local.lookup(key, core.lease)
-        else:
-            assert remote is not None  # as seen above
-            answer = remote.lookup(key, core.lease)
-            if "gives_back" not in core.capabilities:
-                answer = lease_or_give_back(remote, key, answer)
-            answer = await answer
-    except Exception as error:
-        answer = Failed(error)
-    outcome = reader.hit(answer, found)
-    if type(outcome) is not Miss:
-        return outcome
-    return await adrive(reader.miss(key, answer, outcome, False), core, load)
+        outcome = await adrive(reader.read(key, False, found), core, load)
+    else:
+        answer: Any
+        try:
+            if local is not None:
+                answer = local.lookup(key, core.lease)
+            else:
+                assert remote is not None  # as seen above
+                answer = remote.lookup(key, core.lease)
+                if "gives_back" not in core.capabilities:
+                    answer = lease_or_give_back(remote, key, answer)
+                answer = await answer
+        except Exception as error:
+            answer = Failed(error)
+        outcome = reader.hit(answer, found)
+        if type(outcome) is Miss:
+            outcome = await adrive(reader.miss(key, answer, outcome, False), core, load)
+    if type(outcome) is Raised:
+        try:
+            raise outcome.error
+        finally:
+            del outcome  # as in `read`
+    return outcome
 
 
 def drive(steps: Steps, core: Core, load: Callable[[], Any] = _no_load) -> Outcome:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Collection, Coroutine, Hashable
+from collections.abc import Awaitable, Callable, Collection, Hashable
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ from . import drivers
 from .core import Core
 from .engine import Keeper, Policy, Reader
 from .entries import Table
-from .envelope import Codec, LiveCodec, Raised, WireCodec
+from .envelope import Codec, LiveCodec, WireCodec
 from .expiry import Ttl
 from .hitpath import HitPath, Switch
 from .keymaker import KeyMaker, is_coroutine, location_of
@@ -118,10 +118,11 @@ class Function:
         self, runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[str, Callable[[Any, Any], object] | None]:
         """The key of a call, as the backend knows it, and whom to tell of a hit: found by a row the next time."""
-        values = self.keys.binder.bind(args, kwargs)
-        key = runtime.core.prefix + self.keys.text(values, runtime.in_process)
+        prefix = runtime.core.prefix
         if runtime.table is None or self.path.names is None:
-            return key, None
+            return prefix + self.keys.of_call(args, kwargs, runtime.in_process), None
+        values = self.keys.binder.bind(args, kwargs)
+        key = prefix + self.keys.text(values, runtime.in_process)
         return key, partial(self._attach, runtime, tuple([values[name] for name in self.path.names]))
 
     def _attach(self, runtime: Runtime, values: tuple[Any, ...], entry: Any, outcome: Any) -> None:
@@ -142,7 +143,7 @@ class Function:
 
     def text(self, runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """The key of a call, without version."""
-        return self.keys.text(self.keys.binder.bind(args, kwargs), runtime.in_process)
+        return self.keys.of_call(args, kwargs, runtime.in_process)
 
     def key(self, /, *args: Any, **kwargs: Any) -> str:
         """The full text of the key, as `.key()` shows it."""
@@ -181,36 +182,24 @@ def sync_shell(function: Function) -> Callable[..., Any]:
             _count_uncached(runtime)
             return fn(*args, **kwargs)
         key, found = function.locate(runtime, args, kwargs)
-        outcome = drivers.read(runtime.reader, key, found, lambda: fn(*args, **kwargs))
-        if type(outcome) is Raised:
-            try:
-                raise outcome.error
-            finally:
-                del outcome  # the traceback holds this frame, and the frame must not hold the error: a cycle
-        return outcome
+        return drivers.read(runtime.reader, key, found, lambda: fn(*args, **kwargs))
 
     return call
 
 
-def async_shell(function: Function) -> Callable[..., Coroutine[Any, Any, Any]]:
-    """What a call of an async decorated function runs. A real coroutine function."""
+def async_shell(function: Function) -> Callable[..., Awaitable[Any]]:
+    """What a call of an async decorated function awaits."""
     fn = function.fn
 
-    async def call(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Awaitable[Any]:
         if Switch.off:
-            return await fn(*args, **kwargs)
+            return fn(*args, **kwargs)  # type: ignore[no-any-return]  # it is a coroutine function
         runtime = function.runtime()
         if not runtime.stores:
             _count_uncached(runtime)
-            return await fn(*args, **kwargs)
+            return fn(*args, **kwargs)  # type: ignore[no-any-return]  # as above
         key, found = function.locate(runtime, args, kwargs)
-        outcome = await drivers.aread(runtime.reader, key, found, lambda: fn(*args, **kwargs))
-        if type(outcome) is Raised:
-            try:
-                raise outcome.error
-            finally:
-                del outcome  # the traceback holds this frame, and the frame must not hold the error: a cycle
-        return outcome
+        return drivers.aread(runtime.reader, key, found, lambda: fn(*args, **kwargs))
 
     return call
 

@@ -34,7 +34,7 @@ from __future__ import annotations
 import functools
 import keyword
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 from inspect import Parameter, Signature
 from types import CodeType, FunctionType
@@ -93,7 +93,7 @@ class HitPath:
             p.kind not in VARIADIC and p.name.isidentifier() and not keyword.iskeyword(p.name) for p in parameters
         )
         self.names: tuple[str, ...] | None = None
-        self.call: Callable[..., Any] = slow
+        self.call: Callable[..., Any] = _awaiting(slow) if coroutine else slow
         if needs is None or not usual:
             return
         self.names = tuple(name for name in signature.parameters if name in needs)
@@ -150,6 +150,13 @@ class HitPath:
             # A code object of its own: the interpreter notes in it what it has learned about these very globals.
             found = self._codes[way] = _compiled(self.source(way)).replace()
         return found
+
+
+def _awaiting(slow: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        return await slow(*args, **kwargs)
+
+    return call
 
 
 def _way_to(table: Table | None) -> Way:

@@ -43,6 +43,10 @@ class KeyMaker:
         self.version = version
         names = list(self.binder.signature.parameters)
         self._template = Template(key, names, name) if isinstance(key, str) else None
+        self._by_position: Template | None = None
+        if self._template is not None and self.binder.positional is not None:
+            self._by_position = self._template.by_position(self.binder.positional)
+        self._count = len(names)
         self._callable = None if isinstance(key, str) else key
         if key is not None and ignore:
             raise ConfigurationError(f"{name}: ignore= is for keys made from the arguments; leave it out beside key=")
@@ -83,6 +87,17 @@ class KeyMaker:
                 f"{self.name} is a lambda, a closure or in __main__: its name does not identify it on a server that "
                 'other processes use; give it a key=, such as key="user:{user_id}"'
             )
+
+    def of_call(self, args: tuple[object, ...], kwargs: dict[str, object], in_process: bool) -> str:
+        """The key of a call, without version.
+
+        Raises:
+            InvalidKeyError: the arguments make no safe key.
+            TypeError: the function cannot be called like this.
+        """
+        if self._by_position is not None and not kwargs and len(args) == self._count:
+            return self._by_position.render(args)
+        return self.text(self.binder.bind(args, kwargs), in_process)
 
     def text(self, values: Mapping[str, object], in_process: bool) -> str:
         """The key of a call with these arguments, by name, without version.

@@ -17,8 +17,9 @@ All keys are visible ASCII. ``%v`` begins the version at the end of a key, and s
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from inspect import Parameter, Signature
 from string import Formatter
 from typing import Any, NamedTuple
@@ -45,9 +46,13 @@ class Binder:
         by_position = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
         variadic = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
         self.signature = signature
+        self.positional: tuple[str, ...] | None = None
+        """The names of the parameters, if all of them can be given by position."""
         self._plain = not any(parameter.kind in variadic for parameter in parameters)
         self._names = tuple(signature.parameters)
         self._positional = tuple(parameter.name for parameter in parameters if parameter.kind in by_position)
+        if self._positional == self._names:
+            self.positional = self._names
         self._keywords = {p.name for p in parameters if p.kind not in (Parameter.POSITIONAL_ONLY, *variadic)}
         self._defaults = {p.name: p.default for p in parameters if p.default is not Parameter.empty}
         self._rests = [self._rest(count) for count in range(len(self._positional) + 1)] if self._plain else []
@@ -125,17 +130,25 @@ class Template:
                 )
         self.fields: frozenset[str] = frozenset(field.root for field in fields)
         self._head = literals[0]
-        self._rest = [(f.root, f.plain, f, literal) for f, literal in zip(fields, literals[1:], strict=True)]
+        self._rest: list[tuple[Any, bool, _Field, str]] = [
+            (f.root, f.plain, f, literal) for f, literal in zip(fields, literals[1:], strict=True)
+        ]
         self._unsafe = _unsafe(without=_punctuation("".join(between)))
 
     def __repr__(self) -> str:
         return f"Template({self.text!r})"
 
-    def render(self, values: Mapping[str, object]) -> str:
+    def by_position(self, names: Sequence[str]) -> Template:
+        """The same, rendered from a tuple of the values that these names have."""
+        other = copy.copy(self)
+        other._rest = [(names.index(field.root), plain, field, literal) for _, plain, field, literal in self._rest]
+        return other
+
+    def render(self, values: Mapping[Any, object] | Sequence[object]) -> str:
         """The key for these values. Two calls share it only if every field has the same text.
 
         Args:
-            values: at least all of `.fields`; what else it has does not matter.
+            values: by name, at least all of `.fields`; what else it has does not matter. See also `by_position`.
 
         Raises:
             InvalidKeyError: a field has no text, or only an address in memory, or the whole key would be empty.
@@ -143,7 +156,7 @@ class Template:
         unsafe = self._unsafe
         parts = [self._head]
         for root, plain, field, literal in self._rest:
-            value = values[root]
+            value: Any = values[root]
             if plain and type(value) is str:
                 text = unsafe.sub(_percent, value) if unsafe.search(value) else value
             elif plain and type(value) is int and 0 <= value < _BIG:
