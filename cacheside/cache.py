@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from . import backends, drivers, forks, hitpath, serializers, writes
-from .backends import urls
 from .backends.base import AsyncBackend, Backend
 from .core import Core
 from .decorators import CachedFactory
@@ -74,6 +73,8 @@ class Cache:
         given = {"namespace": namespace, "serializer": serializer, "ttl": ttl, "lease": lease, "timeout": timeout}
         options: dict[str, Any] = {name: value for name, value in given.items() if value is not UNSET}
         if isinstance(backend, str):
+            from .backends import urls  # costly to import, and a module that decorates has no cache yet
+
             backend, in_url = urls.take(backend, _URL_OPTIONS)
             if both := in_url.keys() & options:
                 raise ConfigurationError(f"{sorted(both)[0]} stands in the cache URL and is given as an argument too")

@@ -19,7 +19,6 @@ unless its type is known, since an address gets reused and would serve another o
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import itertools
 import re
@@ -95,7 +94,7 @@ def _writer(kind: type[Any]) -> _Writer:
         return _class
     if hasattr(kind, "_fields") and issubclass(kind, tuple):
         return _namedtuple
-    if dataclasses.is_dataclass(kind) and not issubclass(kind, _VALUES):
+    if hasattr(kind, "__dataclass_fields__") and not issubclass(kind, _VALUES):
         return _dataclass
     return _refuse
 
@@ -183,7 +182,9 @@ def _namedtuple(value: Any, in_process: bool) -> str:
 
 
 def _dataclass(value: Any, in_process: bool) -> str:
-    fields = [field.name for field in dataclasses.fields(value)]
+    from dataclasses import fields as fields_of  # costly to import; loaded already, since there is a dataclass
+
+    fields = [field.name for field in fields_of(value)]
     try:
         items = [getattr(value, name) for name in fields]
     except AttributeError as error:

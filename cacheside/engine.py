@@ -17,7 +17,6 @@ cancellation or an exit (a BaseException) is thrown in, and then the generator c
 
 from __future__ import annotations
 
-import random
 import time
 import warnings
 from collections.abc import Callable
@@ -71,12 +70,12 @@ class Keeper:
                     why = f"{kind.__qualname__} is a subclass of what cache_exceptions= names: name it there as well"
                     self.uncacheable(NotCacheableError(why))
                 return None
-            ttl = policy.expiry.of_error(random.random())
+            ttl = policy.expiry.of_error(_chance())
         else:
             if policy.cache_if is not None and not policy.cache_if(outcome):
                 self.counters.uncacheable += 1
                 return None
-            ttl = policy.expiry.of_value(outcome, random.random())
+            ttl = policy.expiry.of_value(outcome, _chance())
             if ttl == 0:
                 self.counters.uncacheable += 1
                 return None
@@ -187,7 +186,7 @@ class Reader:
                 left = deadline - time.monotonic()
                 if left <= 0 or not may_sleep:
                     return (yield from self._bypass(key, arrived, sync))
-                yield Pause(min(left, pause * random.uniform(0.5, 1.0)))
+                yield Pause(min(left, pause * (0.5 + _chance() / 2)))
                 pause = min(POLL_LAST, pause * 2)
                 answer = yield Ask("lookup", (key, core.lease))
         finally:
@@ -295,3 +294,9 @@ def _would_block(flight: Flight, sync: bool) -> bool:
     """
     loop = running_loop() if sync else None
     return loop is not None and (flight.loop is loop or flight.began is None)
+
+
+def _chance() -> float:
+    from random import random  # costly to import, and not needed before the first miss
+
+    return random()

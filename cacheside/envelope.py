@@ -10,8 +10,6 @@ the class is taken from those that the function declared, never from the data.
 
 from __future__ import annotations
 
-import copy
-import struct
 from collections.abc import Callable, Collection
 from enum import Enum
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
@@ -162,7 +160,9 @@ class LiveCodec:
         if not self._copies:
             return value
         try:
-            return copy.deepcopy(value)
+            from copy import deepcopy  # only where values are copied
+
+            return deepcopy(value)
         except Exception as problem:
             raise NotCacheableError(f"copy=true cannot copy a {type(value).__qualname__}: {problem!r}") from problem
 
@@ -184,6 +184,9 @@ class WireCodec:
         exceptions: Collection[type[BaseException]],
         now: Callable[[], float] | None,
     ) -> None:
+        from struct import Struct  # which memory does without
+
+        self._double = Struct(">d")
         self._serializer = serializer
         self._now = now
         self._exceptions = {f"{cls.__module__}:{cls.__qualname__}": cls for cls in exceptions}
@@ -200,7 +203,7 @@ class WireCodec:
 
     def encode(self, outcome: Outcome, ttl: float | None) -> bytes:
         """See `Codec.encode`."""
-        expiry = struct.pack(">d", 0.0 if ttl is None or self._now is None else self._now() + ttl)
+        expiry = self._double.pack(0.0 if ttl is None or self._now is None else self._now() + ttl)
         if type(outcome) is Raised:
             cls = type(outcome.error)
             args, state = _dismantle(outcome.error)
@@ -219,7 +222,7 @@ class WireCodec:
         if len(stored) < start:
             return Miss.FOREIGN
         if self._now is not None:
-            (expiry,) = struct.unpack_from(">d", stored, start - 8)
+            (expiry,) = self._double.unpack_from(stored, start - 8)
             if expiry and self._now() >= expiry:
                 return Miss.EXPIRED
         try:

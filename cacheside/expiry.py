@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
-from datetime import timedelta
 from enum import Enum
-from typing import Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from .errors import ConfigurationError
 
-Duration: TypeAlias = float | timedelta
+if TYPE_CHECKING:
+    from datetime import timedelta  # costly to import: where there is one, it is loaded already
+
+Duration: TypeAlias = "float | timedelta"
 """Seconds as a number, or a timedelta."""
 
-Ttl: TypeAlias = Duration | Callable[[Any], "Duration | None"] | None
+Ttl: TypeAlias = "Duration | Callable[[Any], Duration | None] | None"
 """A duration, None for "never expires", or a callable that makes either of the result."""
 
 
@@ -43,8 +46,9 @@ def seconds(value: object, name: str) -> float:
 
 
 def _number(value: object, name: str) -> float:
-    if isinstance(value, timedelta):
-        return value.total_seconds()
+    datetime = sys.modules.get("datetime")
+    if datetime is not None and isinstance(value, datetime.timedelta):
+        return float(value.total_seconds())
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:  # NaN is not itself
         raise ConfigurationError(f"{name} must be seconds as a number, or a timedelta, not {value!r}")
     try:

@@ -17,7 +17,6 @@ All keys are visible ASCII. ``%v`` begins the version at the end of a key, and s
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from inspect import Parameter, Signature
@@ -140,7 +139,8 @@ class Template:
 
     def by_position(self, names: Sequence[str]) -> Template:
         """The same, rendered from a tuple of the values that these names have."""
-        other = copy.copy(self)
+        other = Template.__new__(Template)
+        other.__dict__.update(self.__dict__)
         other._rest = [(names.index(field.root), plain, field, literal) for _, plain, field, literal in self._rest]
         return other
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from typing import Any
 
 from . import serializers
@@ -12,25 +11,34 @@ from .expiry import UNSET, Duration, Expiry, OrUnset, Ttl
 from .serializers import Serializer
 
 
-@dataclass(frozen=True, slots=True)
 class Options:
-    """What a function asked for; `cached` explains each.
+    """What a function asked for; `cached` explains each. A plain class: a dataclass takes longer to make than all else.
 
     Raises:
         ConfigurationError: an option that cannot work.
     """
 
-    key: str | Callable[..., str] | None
-    ttl: Ttl | OrUnset
-    jitter: float
-    cache_if: Callable[[Any], object] | None
-    cache_exceptions: tuple[type[BaseException], ...]
-    negative_ttl: Duration
-    ignore: Collection[str]
-    version: str | int
-    serializer: str | Serializer | None
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        key: str | Callable[..., str] | None,
+        ttl: Ttl | OrUnset,
+        jitter: float,
+        cache_if: Callable[[Any], object] | None,
+        cache_exceptions: tuple[type[BaseException], ...],
+        negative_ttl: Duration,
+        ignore: Collection[str],
+        version: str | int,
+        serializer: str | Serializer | None,
+    ) -> None:
+        self.key = key
+        self.ttl = ttl
+        self.jitter = jitter
+        self.cache_if = cache_if
+        self.cache_exceptions = cache_exceptions
+        self.negative_ttl = negative_ttl
+        self.ignore = ignore
+        self.version = version
+        self.serializer = serializer
         if self.key is not None and not isinstance(self.key, str) and not callable(self.key):
             raise ConfigurationError(f"key= is a template such as 'user:{{user_id}}' or a callable, not {self.key!r}")
         if self.cache_if is not None and not callable(self.cache_if):

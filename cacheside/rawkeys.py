@@ -7,7 +7,6 @@ by their key only. What is not hashable, or has parts (lists, tuples, dataclasse
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import operator
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -88,9 +87,11 @@ def _fields_of(kind: type) -> _Fields | None:
 
 
 def _fields_getter(kind: type) -> _Fields | None:
-    if not dataclasses.is_dataclass(kind) or hasattr(kind, "__cache_key__"):
+    if not hasattr(kind, "__dataclass_fields__") or hasattr(kind, "__cache_key__"):
         return None
-    names = [field.name for field in dataclasses.fields(kind)]
+    from dataclasses import fields as fields_of  # costly to import; loaded already, since there is a dataclass
+
+    names = [field.name for field in fields_of(kind)]
     if kind.__mro__[1:] != (object,) or not names:  # one with bases may be more than its fields
         return None
     get = operator.attrgetter(*names)

@@ -1,10 +1,7 @@
 """Counters, and the two ways to read them: one function's `cache_info()`, a cache's `stats()`."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from .backends.base import Size
@@ -84,7 +81,7 @@ class Counters:
             counts["hits"] += self._row_hits()
         return counts
 
-    def add(self, other: Counters) -> None:
+    def add(self, other: "Counters") -> None:
         """Add the counts of another."""
         for name, count in other.counts().items():
             setattr(self, name, getattr(self, name) + count)
@@ -95,12 +92,11 @@ class Counters:
         return CacheInfo(maxsize=size.limit, currsize=size.entries, **counts)
 
 
-@dataclass(frozen=True, slots=True)
-class Stats:
+class Stats(NamedTuple):
     """What a cache has done: totals, a line for each function, and its invalidations."""
 
     totals: CacheInfo
-    functions: dict[str, CacheInfo] = field(default_factory=dict)
+    functions: dict[str, CacheInfo]
     invalidations: int = 0
     """Keys whose invalidation was delivered."""
     undelivered: int = 0

@@ -1,7 +1,5 @@
 """What the engine asks of the drivers: the steps that its generators yield, and the answer that says "it failed"."""
 
-from __future__ import annotations
-
 from collections.abc import Generator
 from typing import Any, NamedTuple, TypeAlias
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 import os
 
 from . import forks
@@ -13,8 +12,10 @@ def fresh() -> bytes:
     try:
         return _stock.tokens.pop()  # one step: no two threads get the same
     except IndexError:
+        from binascii import b2a_base64  # many programs need no tokens
+
         random = os.urandom(12 * 64)  # one call of the system for many
-        made = [binascii.b2a_base64(random[start : start + 12], newline=False) for start in range(0, len(random), 12)]
+        made = [b2a_base64(random[start : start + 12], newline=False) for start in range(0, len(random), 12)]
         token = made.pop()
         _stock.tokens += made
         return token

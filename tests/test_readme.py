@@ -6,7 +6,6 @@ The ```python blocks of one ``##`` section run in turn, in one module; a ```text
 from __future__ import annotations
 
 import ast
-import dataclasses
 import inspect
 import re
 import sqlite3
@@ -185,7 +184,7 @@ def test_counters() -> None:
     """The table lists every counter of a function, in order, and the text below it those of a cache."""
     assert names("Measuring") == list(CacheInfo._fields)
     below = under("Measuring").rpartition("|")[2]
-    own = [field.name for field in dataclasses.fields(Stats) if field.name not in ("totals", "functions")]
+    own = [name for name in Stats._fields if name not in ("totals", "functions")]
     assert re.findall(r"`(\w+)` \(", below) == own
 
 

@@ -19,8 +19,6 @@ underneath: a late duplicate of a command that plants a token would bring a dead
 it has an attribute `plain` that is None. A backend that never waits (`"in_process"`) serves async functions as it is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -84,7 +82,7 @@ class Backend(Protocol):
         ...
 
     @property
-    def aio(self) -> AsyncBackend | None:
+    def aio(self) -> "AsyncBackend | None":
         """The same cache for async functions, or None if there is none."""
         ...
 
