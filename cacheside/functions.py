@@ -141,6 +141,18 @@ class Function:
         pending = runtime.core.pending
         self.path.switch(table, backend.clock, lambda: self._home() is runtime.home() and not pending)
 
+    def shorten(self, runtime: Runtime, read: Callable[..., Any]) -> None:
+        """Let the next calls go to `read` at once, on this cache, unless they are to look for a row first."""
+        if runtime.table is not None or self.path.names is None:
+            return
+        fn, reader, of_call = self.fn, runtime.reader, self.keys.of_call
+        prefix, in_process = runtime.core.prefix, runtime.in_process
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return read(reader, prefix + of_call(args, kwargs, in_process), None, lambda: fn(*args, **kwargs))
+
+        self.path.serve(call, lambda: self._home() is runtime.home())
+
     def text(self, runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """The key of a call, without version."""
         return self.keys.of_call(args, kwargs, runtime.in_process)
@@ -181,6 +193,7 @@ def sync_shell(function: Function) -> Callable[..., Any]:
         if not runtime.stores:
             _count_uncached(runtime)
             return fn(*args, **kwargs)
+        function.shorten(runtime, drivers.read)
         key, found = function.locate(runtime, args, kwargs)
         return drivers.read(runtime.reader, key, found, lambda: fn(*args, **kwargs))
 
@@ -198,6 +211,7 @@ def async_shell(function: Function) -> Callable[..., Awaitable[Any]]:
         if not runtime.stores:
             _count_uncached(runtime)
             return fn(*args, **kwargs)  # type: ignore[no-any-return]  # as above
+        function.shorten(runtime, drivers.aread)
         key, found = function.locate(runtime, args, kwargs)
         return drivers.aread(runtime.reader, key, found, lambda: fn(*args, **kwargs))
 

@@ -18,7 +18,8 @@ finds a value, it puts a row in for the next time. For ``def get(user_id, lang="
 Why a row is right: the key has to follow from what the table is asked for. So only the arguments that the key is made
 from are asked for, and only where that is safe (`rawkeys.py`) there is a row; True equals 1, hence the exact types.
 A function that has been called with arguments that had to be taken apart looks for those first, by `parts`. Where there
-is no table, as over a server, the wrapper only calls the slow path: it is the same function, with other code. Functions
+is no table, as over a server, the wrapper calls the slow path at once: it is the same function, with other code. There
+the slow path, once it has found out which cache it is, puts a shorter one in its place, which need not ask. Functions
 whose key comes from a callable, or whose signature has ``*args`` or ``**kwargs``, have no rows, and no wrapper but the
 slow path.
 
@@ -109,6 +110,7 @@ class HitPath:
             words("parts"): None,
             words("clock"): None,
         }
+        self._slow = slow
         self._table: Table | None = None
         self._codes: dict[Way, CodeType] = {}
         self.call = FunctionType(self._code(Way.SLOW), self._globals)
@@ -124,9 +126,10 @@ class HitPath:
         return _source(self._parameters, self.names, self._words, self._coroutine, way)
 
     def use(self, table: Table | None, clock: Callable[[], float] | None) -> None:
-        """Look up hits in another table, or in none, by another clock. With `_switching`."""
+        """Look up hits in another table, or in none, by another clock; all else as before. With `_switching`."""
         words, way = self._words, _way_to(table)
         self._table = table
+        self._globals[words("slow")] = self._slow
         # Those who are in the old code find no table any more.
         self._globals.update({words("rows"): {}, words("parts"): _nothing})
         if table is not None:
@@ -140,6 +143,12 @@ class HitPath:
         with _switching:
             if not Switch.off and still():
                 self.use(table, clock)
+
+    def serve(self, known: Callable[..., Any], still: Callable[[], bool]) -> None:
+        """Until the next `reset`, call `known` instead of the slow path, if `still()` says that this is right."""
+        with _switching:
+            if not Switch.off and still():
+                self._globals[self._words("slow")] = known
 
     def _uses(self, table: Table) -> bool:
         return self._table is table and self.call.__code__ is self._codes.get(_way_to(table))

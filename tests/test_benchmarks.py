@@ -55,6 +55,8 @@ ROWS = {
         ("Redis, async, one at a time", 0.8),
         ("Redis, async, 200 tasks at once", 0.12),
         ("miss on Redis, everything besides the load", 1.5),
+        ("Redis, sync, on any CPU", None),
+        ("Redis, async, one at a time, on any CPU", None),
     ],
     "memcached": [("memcached, sync", 1.0)],
     "import": [("whole process", 1.5)],

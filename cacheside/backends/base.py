@@ -20,7 +20,7 @@ it has an attribute `plain` that is None. A backend that never waits (`"in_proce
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 Capability: TypeAlias = Literal[
     "in_process", "objects", "copies", "clear", "whole_seconds", "stores", "rows", "gives_back"
@@ -36,6 +36,10 @@ stores         it keeps what it is given; without it (null) every lookup is know
 gives_back     its awaitable lookup, cancelled, releases by itself what it may have won
 rows           functions may find its entries without asking it: it has `attach` and `clock` (see `MemoryBackend`)
 """
+
+
+new: Final = tuple.__new__
+"""Makes a NamedTuple where every hit does: its own constructor is written in Python. ``new(Hit, (stored, seen))``"""
 
 
 class Hit(NamedTuple):

@@ -74,8 +74,12 @@ class Pool(Generic[C, E]):
 
         A waiter stands in the queue already: wait for its event, or `leave`.
         """
+        if before is None and self._idle:
+            connection = self._idle.pop()
+            self._busy.add(connection)
+            return connection
         for index in range(len(self._idle) - 1, -1, -1):
-            if before is None or self._idle[index].opened < before:
+            if before is not None and self._idle[index].opened < before:
                 connection = self._idle.pop(index)
                 self._busy.add(connection)
                 return connection

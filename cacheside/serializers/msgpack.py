@@ -71,7 +71,7 @@ class MsgpackSerializer:
     def loads(self, data: bytes) -> object:
         """See `Serializer.loads`."""
         try:
-            return _unpack(0, data)
+            return _unpack_small(data) if len(data) <= _SMALL else _unpack(0, data)
         except DecodeError:
             raise
         except Exception as error:  # of msgpack, of constructors given nonsense, of a user's load function
@@ -164,3 +164,4 @@ _options: list[dict[str, Any]] = [
     }
     for depth in range(_MAX_TAGS + 1)
 ]
+_unpack_small: Callable[[bytes], Any] = partial(_msgpack.unpackb, **_options[0])  # as `_unpack` does it

@@ -28,7 +28,7 @@ import pytest
 from cacheside import drivers, engine, health
 from cacheside.backends.base import Hit
 from cacheside.envelope import Raised
-from cacheside.errors import CacheUnavailable
+from cacheside.errors import CachesideError, CacheUnavailable
 from cacheside.steps import Abandon, Ask, Failed, Load, Pause, Wait
 from cacheside.targets import Entry, Terms
 from cacheside.writes import Write
@@ -257,7 +257,7 @@ class Call:
             self.command = operation.send(reply)
         except StopIteration as end:
             self._answer = end.value
-        except Exception as error:
+        except CachesideError as error:  # all else is a mistake, and not to be taken for an outage
             self._answer = Failed(error)
         self.move = Move.COMMAND if self._answer is _UNHEARD else Move.HEAR
 

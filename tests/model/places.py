@@ -21,7 +21,7 @@ from cacheside.backends.memcached.marker import GUARD_FLAG
 from cacheside.backends.memcached.protocol import Protocol as MemcachedProtocol
 from cacheside.backends.memcached.replies import Inbox, Reply
 from cacheside.backends.memcached.ring import Ring
-from cacheside.backends.memcached.wire import VALUE_FLAG, Pause
+from cacheside.backends.memcached.wire import VALUE_FLAG, Held, Pause
 from cacheside.backends.memory import MemoryBackend
 from cacheside.backends.redis import scripts
 from cacheside.backends.redis.wire import Protocol as RedisProtocol
@@ -247,7 +247,9 @@ class Memcached:
             if verb == "update":
                 key, _, proof, stored, ttl = args
                 args = key, proof, stored, ttl
-            _, operation = getattr(protocol, verb)(*args)
+            place, operation = getattr(protocol, verb)(*args)
+            if verb == "lookup":
+                operation = self._lookup(protocol, place, operation, args[1])
             return (yield from self._carry_out(operation))
         failures = changes.Failures()
         for _, operation in protocol.change(work):
@@ -259,6 +261,12 @@ class Memcached:
         if verb == "guard":
             return [change.proof for change in work]
         return sum(change.lost for change in work) if verb == "unguard" else None
+
+    @staticmethod
+    def _lookup(protocol: MemcachedProtocol, place: int, command: Any, lease: float) -> Operation:
+        """As the backends do it."""
+        answer = yield command
+        return (yield from protocol.held(place, answer, lease)) if isinstance(answer, Held) else answer
 
     def _carry_out(self, operation: Any) -> Operation:
         """As the transports do it, over connections that were open before it all began.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
+from ... import forks
 from ...errors import CachesideError, ConfigurationError
 from .. import base
 from . import wire
@@ -49,7 +49,14 @@ class MemcachedBackend:
         self._timeout = float(timeout)
         self._limit = max_connections
         self._clock = itertools.count(1).__next__
-        self._state = self._new_state()
+        self._nodes = self._new_nodes()
+        forks.register(self)
+
+    def after_fork(self) -> None:
+        """Connections of its own: those we have are the parent's."""
+        for node in self._nodes:
+            node.abandon()
+        self._nodes = self._new_nodes()
 
     @classmethod
     def from_url(cls, url: str, *, timeout: float = 0.25, clock: Callable[[], float] | None = None) -> MemcachedBackend:
@@ -88,7 +95,7 @@ class MemcachedBackend:
         A lease that this process has seen in the same hands for longer than `lease` is taken over: its holder is dead.
         """
         place, command = self._protocol.lookup(key, lease)
-        node = self._nodes()[place]
+        node = self._nodes[place]
         answer = node.run(command)
         if isinstance(answer, wire.Held):
             return node.carry_out(self._protocol.held(place, answer, lease))
@@ -156,7 +163,7 @@ class MemcachedBackend:
 
     def close(self) -> None:
         """See `Backend.close`. Leases that were won before are lost: a later fill under them is refused."""
-        for node in self._nodes():
+        for node in self._nodes:
             node.close()
 
     def __repr__(self) -> str:
@@ -164,7 +171,7 @@ class MemcachedBackend:
 
     def _run(self, task: Task[T]) -> T:
         place, operation = task
-        return self._nodes()[place].carry_out(operation)
+        return self._nodes[place].carry_out(operation)
 
     def _change(self, changes: Sequence[Change]) -> None:
         self._run_all(self._protocol.change(changes), changes)
@@ -179,18 +186,10 @@ class MemcachedBackend:
                 failures.add(error)
         failures.check(changes)
 
-    def _nodes(self) -> tuple[Node, ...]:
-        pid, nodes = self._state
-        if pid != os.getpid():
-            for node in nodes:
-                node.abandon()
-            self._state = self._new_state()
-            nodes = self._state[1]
-        return nodes
-
-    def _new_state(self) -> tuple[int, tuple[Node, ...]]:
-        nodes = [
-            Node(server, known, self._timeout, self._limit, self._clock)
-            for server, known in zip(self._protocol.ring.servers, self._protocol.known, strict=True)
-        ]
-        return os.getpid(), tuple(nodes)
+    def _new_nodes(self) -> tuple[Node, ...]:
+        return tuple(
+            [
+                Node(server, known, self._timeout, self._limit, self._clock)
+                for server, known in zip(self._protocol.ring.servers, self._protocol.known, strict=True)
+            ]
+        )

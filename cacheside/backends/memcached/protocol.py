@@ -29,12 +29,15 @@ class Protocol:
     def __init__(self, ring: Ring, timeout: float) -> None:
         self.ring = ring
         self.names: list[str] = [server.name for server in ring.servers]
+        self._lease = 0.0, 0  # the last one, and as the servers take it
         self.known: tuple[Known, ...] = tuple(Known(name, timeout) for name in self.names)
 
     def lookup(self, key: str, lease: float) -> tuple[int, wire.Command[Answer | wire.Held]]:
         """See `Backend.lookup`: the place of the server, and its first command. All there is to it, but for `Held`."""
         place, name = self._find(key)
-        return place, wire.lookup(name, lease)
+        if lease != self._lease[0] or self._lease[1] > wire.RELATIVE_LIMIT:  # that is a date
+            self._lease = lease, wire.whole_seconds(lease)
+        return place, wire.lookup(name, self._lease[1])
 
     def held(self, place: int, held: wire.Held, lease: float) -> Operation[Answer]:
         """The rest of a lookup that has found somebody else's lease: take it over, if it has stood for too long.

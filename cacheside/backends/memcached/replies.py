@@ -18,19 +18,6 @@ class GarbledReply(OSError):
     """The bytes received are no answer of a memcached."""
 
 
-def only(data: bytes) -> Reply | None:
-    """The one reply that `data` is, if it is one and no more: what an `Inbox` would say, in the usual case."""
-    end = data.find(b"\r\n", 0, _LONGEST_LINE)
-    if end < 0:
-        return None
-    line = data[:end]
-    if line.startswith(b"VA "):
-        size = line.split(b" ", 2)[1]
-        whole = size.isdigit() and len(data) == end + int(size) + 4 and data.endswith(b"\r\n")
-        return Reply(line, data[end + 2 : -2]) if whole else None
-    return None if len(data) != end + 2 or line.startswith(b"STAT ") else Reply(line, b"")
-
-
 class Inbox:
     """Takes bytes as they arrive until `count` replies are complete."""
 

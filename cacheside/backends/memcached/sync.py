@@ -15,7 +15,7 @@ from .. import sockets
 from ..pool import GONE, OPEN, PATIENCE, Pool, Verdict, Waiter
 from . import wire
 from .known import Known
-from .replies import Inbox, Reply, only
+from .replies import Inbox
 from .ring import Server
 
 T = TypeVar("T")
@@ -57,20 +57,20 @@ class _Connection(Client):  # type: ignore[misc]  # the base is untyped
         sockets.bound(cast(socket.socket, self.sock), self.timeout)
         self.opened = clock()
 
-    def meta(self, data: bytes, count: int) -> list[Reply]:
-        """Send `data` and return the `count` replies to it. After any exception the connection is of no use."""
-        sock = cast(socket.socket, self.sock)
+    def carry(self, command: wire.Command[T], sent: int, name: str) -> T:
+        """Send a command, and return its result. After most exceptions the connection is of no use."""
+        sock: Any = self.sock
         try:
-            sock.sendall(data)
+            sock.sendall(command.data)
             received = sock.recv(RECEIVED)
-            if count == 1 and (reply := only(received)) is not None:
-                return [reply]
-            inbox = Inbox(count)
+            if command.looks_up and (hit := wire.hit(command.looks_up, received, sent)) is not None:
+                return cast(T, hit)
+            inbox = Inbox(command.replies)
             while not inbox.feed(received):
                 received = sock.recv(RECEIVED)
         except BlockingIOError as error:
             raise TimeoutError("timed out") from error
-        return inbox.replies
+        return command.decide(inbox.replies, sent, name)
 
     def __del__(self) -> None:
         self.close()
@@ -117,7 +117,7 @@ class Node:
                 return cast(T, command.otherwise)
             sent = self._clock()
             try:
-                result = command.decide(connection.meta(command.data, command.replies), sent, known.name)
+                result = connection.carry(command, sent, known.name)
             except NotCacheableError:
                 known.refused_size()
                 self._give(pool, connection)
@@ -132,7 +132,8 @@ class Node:
                 again = False
                 self._close_all(pool.purge)
                 continue
-            known.answered()
+            if known.breaker.open:
+                known.answered()
             self._give(pool, connection)
             return result
 
@@ -151,6 +152,8 @@ class Node:
         """A connection, and whether it is new; None if no connection may carry the command."""
         with self._lock:
             granted = pool.take(before)
+        if type(granted) is _Connection:
+            return granted, False
         if isinstance(granted, Waiter):
             granted = self._wait(pool, granted)
         if granted is GONE:

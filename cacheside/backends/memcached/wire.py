@@ -21,6 +21,7 @@ value has been invalidated.
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
@@ -28,7 +29,7 @@ from hashlib import blake2b
 from typing import Any, Generic, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 from ...errors import CacheUnavailable, ConfigurationError, InvalidKeyError, NotCacheableError
-from ..base import Answer, Busy, Capability, Guarded, Hit, Leased
+from ..base import Answer, Busy, Capability, Guarded, Hit, Leased, new
 from .marker import GUARD_FLAG, decode
 from .replies import Reply, number, parse
 
@@ -36,9 +37,10 @@ T = TypeVar("T")
 
 CAPABILITIES: frozenset[Capability] = frozenset({"whole_seconds", "stores"})
 MAX_KEY = 250  # bytes
+_USUAL_KEY = re.compile(r"[!-~]{1,249}\Z")
 VALUE_FLAG, LEASE_FLAG = b"197", b"198"  # client flags: 0xC5, 0xC6
-_VALUE = b"f" + VALUE_FLAG
-_RELATIVE_LIMIT = 30 * 24 * 3600  # the server reads more seconds than these as a date
+_USUAL_HIT = re.compile(rb"VA ([1-9]\d{0,17}) c([1-9]\d{0,19}) f%b t-?\d{1,19}\r\n" % VALUE_FLAG)
+RELATIVE_LIMIT = 30 * 24 * 3600  # the server reads more seconds than these as a date
 UNLIMITED = 2**62
 _LAST_DATE = 2**31 - 1  # and reads a date as a signed 32-bit number
 _HASH_BYTES = 32
@@ -72,6 +74,7 @@ class Command(NamedTuple, Generic[T]):
     `decide(replies, sent, name)` makes the result of them, of the stamp taken before sending, and of the server's name
     for messages. With `before`, only a connection whose stamp is lower may carry the command; where there is none,
     `otherwise` is the result. `again`: it may be sent once more when a pooled connection turns out to be closed.
+    `looks_up`: the key whose lookup it is; then `hit` knows the usual reply.
     """
 
     data: bytes
@@ -80,6 +83,7 @@ class Command(NamedTuple, Generic[T]):
     before: int | None = None
     otherwise: T | None = None
     again: bool = False
+    looks_up: bytes = b""
 
 
 class Pause(NamedTuple):
@@ -100,6 +104,8 @@ def wire_key(key: str) -> bytes:
     Raises:
         InvalidKeyError: it is empty, or holds something else than visible ASCII: that could smuggle in a command.
     """
+    if _USUAL_KEY.match(key):
+        return key.encode()
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         raise InvalidKeyError(f"a memcached key is non-empty text of visible ASCII, not {key!r}")
     wire = key.encode()
@@ -117,21 +123,29 @@ def whole_seconds(duration: float | None) -> int:
     if duration is None:
         return 0
     whole = math.ceil(min(duration, _LAST_DATE)) + 1
-    return whole if whole <= _RELATIVE_LIMIT else min(int(time.time()) + whole, _LAST_DATE)
+    return whole if whole <= RELATIVE_LIMIT else min(int(time.time()) + whole, _LAST_DATE)
 
 
-def lookup(key: bytes, lease: float) -> Command[Answer | Held]:
-    """See `Backend.lookup`; `Held` for `Busy`."""
+def lookup(key: bytes, lease: int) -> Command[Answer | Held]:
+    """See `Backend.lookup`; `Held` for `Busy`. The lease in whole seconds."""
     # N comes first: the server goes through the flags in turn, and N is where a new lease gets its expiry.
-    data = b"mg %b N%d v c f t\r\n" % (key, whole_seconds(lease))
-    return Command(data, partial(_looked_up, key), again=True)
+    data = b"mg %b N%d v c f t\r\n" % (key, lease)
+    return new(Command, (data, partial(_looked_up, key), 1, None, None, True, key))
+
+
+def hit(key: bytes, data: bytes, sent: int) -> Hit | None:
+    """The hit that `data` is, if it is the whole reply to a lookup and a value of ours. What `_looked_up` would say."""
+    found = _USUAL_HIT.match(data)
+    if found is None:
+        return None
+    start = found.end()
+    if len(data) != start + int(found[1]) + 2 or not data.endswith(b"\r\n"):
+        return None
+    return new(Hit, (data[start:-2], new(Cas, (int(found[2]), sent, key))))
 
 
 def _looked_up(key: bytes, replies: Sequence[Reply], sent: int, name: str) -> Answer | Held:
     line, value = replies[0]
-    words = line.split(b" ")
-    if value and len(words) == 5 and words[3] == _VALUE and words[2][:1] == b"c" and words[2] != b"c0":
-        return Hit(value, Cas(number(words[2][1:]), sent, key))  # the usual case; what follows says the same of it
     code, flags = parse(line)
     if code != b"VA":
         _refuse(line, name)

@@ -70,6 +70,10 @@ class Shortcut:
         """Close it."""
         self._connection.disconnect()
 
+    def __del__(self) -> None:
+        # redis-py's connection does the same; but thrown away together, the socket may be told before it.
+        self.close()
+
     def _take(self) -> Any:
         connection = self._connection
         if connection._sock is None:

@@ -28,7 +28,7 @@ from redis.exceptions import ConnectionError, NoScriptError, OutOfMemoryError, R
 
 from ... import forks, tokens
 from ...errors import CacheUnavailable
-from ..base import Answer, Busy, Guarded, Hit, Leased
+from ..base import Answer, Busy, Guarded, Hit, Leased, new
 from . import scripts
 
 T = TypeVar("T")
@@ -136,7 +136,7 @@ class Protocol:
     def first(reply: Any, token: bytes) -> Hit | Leased | None:
         """What the reply to a lookup says, if it is a value or nothing; else `lookup` knows how to go on."""
         if type(reply) is bytes and reply[:1] == b"V" and len(reply) >= _HEADER:
-            return Hit(reply[_HEADER:], reply[:_HEADER])
+            return new(Hit, (reply[_HEADER:], reply[:_HEADER]))
         return Leased(token) if reply is None else None
 
     def lookup(self, key: str, lease: float, token: bytes | None = None) -> Operation:
