@@ -32,7 +32,7 @@ class Table:
         self.records: bool = records
         self.apart: bool = False
         """Whether there ever was a row for arguments that had been taken apart."""
-        self.past: int = 0
+        self.past: float = 0.0
 
     def find(self, values: tuple[Any, ...]) -> Row | None:
         """The row for arguments that have to be taken apart."""
@@ -48,14 +48,14 @@ class Table:
             past = self.past
             hits = past + sum([row.hits for row in list(self.rows.values())])
             if past == self.past:  # else hits were on their way from a row that died to those of the past
-                return hits
+                return int(hits)
 
     def empty(self) -> None:
         """Have no rows, and no entry reached by them, whatever state it is in: for a child after a fork."""
         for row in list(self.rows.values()):
             row.deadline = DEAD
             self.past += row.hits
-            row.hits = 0
+            row.hits = 0.0
         self.rows.clear()
 
 
@@ -82,7 +82,7 @@ class Row:
         self.type0: type | None = first[0]
         self.type1: type | None = first[1]
         self.type2: type | None = first[2]
-        self.hits: int = 0
+        self.hits: float = 0.0  # whole numbers, which Python adds to faster than to integers: it need not allocate them
         self.deadline: float = entry.deadline
 
     def die(self) -> None:
@@ -94,7 +94,7 @@ class Row:
         hits = self.hits
         table.past += hits
         entry.hits += hits
-        self.hits = 0
+        self.hits = 0.0
         del table.rows[self.raw]
         entry.rows = tuple([row for row in entry.rows if row is not self])
 
@@ -121,8 +121,8 @@ class Entry:
         self.stored: Any = stored
         self.deadline: float = deadline
         self.weight: int = weight
-        self.hits: int = 0
-        self.seen: int = 0
+        self.hits: float = 0.0
+        self.seen: float = 0.0
         self.rows: tuple[Row, ...] = ()
         self.queue: Any = None
         self.before: Entry | None = None
@@ -130,7 +130,7 @@ class Entry:
 
     def heat(self) -> int:
         """Hits since it was last looked at, 3 at most."""
-        return min(HOTTEST, self._total() - self.seen)
+        return int(min(HOTTEST, self._total() - self.seen))
 
     def cool(self, to: int) -> None:
         """From now on it is as hot as after so many hits."""
@@ -154,5 +154,5 @@ class Entry:
         for row in self.rows:
             row.die()
 
-    def _total(self) -> int:
+    def _total(self) -> float:
         return self.hits + sum([row.hits for row in self.rows])

@@ -121,9 +121,8 @@ class Function:
         prefix = runtime.core.prefix
         if runtime.table is None or self.path.names is None:
             return prefix + self.keys.of_call(args, kwargs, runtime.in_process), None
-        values = self.keys.binder.bind(args, kwargs)
-        key = prefix + self.keys.text(values, runtime.in_process)
-        return key, partial(self._attach, runtime, tuple([values[name] for name in self.path.names]))
+        key, values = self.keys.with_values(self.keys.binder.bind(args, kwargs), runtime.in_process)
+        return prefix + key, None if values is None else partial(self._attach, runtime, values)
 
     def _attach(self, runtime: Runtime, values: tuple[Any, ...], entry: Any, outcome: Any) -> None:
         """Let the next call find `entry` by a row, if that is safe."""

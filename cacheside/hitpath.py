@@ -9,14 +9,15 @@ finds a value, it puts a row in for the next time. For ``def get(user_id, lang="
         try:
             row = rows[user_id]
             if type(user_id) is row.type0 and clock() < row.deadline:
-                row.hits += 1
+                row.hits += 1.0
                 return row.value
         except Exception:
             pass
         return slow(user_id, lang)
 
 Why a row is right: the key has to follow from what the table is asked for. So only the arguments that the key is made
-from are asked for, and only where that is safe (`rawkeys.py`) there is a row; True equals 1, hence the exact types.
+from are asked for (of ``{user.id}`` the id), and only where that is safe (`rawkeys.py`) there is a row; True equals 1,
+hence the exact types.
 A function that has been called with arguments that had to be taken apart looks for those first, by `parts`. Where there
 is no table, as over a server, the wrapper calls the slow path at once: it is the same function, with other code. There
 the slow path, once it has found out which cache it is, puts a shorter one in its place, which need not ask. Functions
@@ -77,7 +78,7 @@ class HitPath:
 
     Args:
         signature: of the function; with `*args` or `**kwargs` no call of it can be found in a table.
-        needs: the parameters that its keys are made from; None if nobody can say.
+        needs: what its keys are made from: parameters, or expressions such as ``user.id``; None if nobody can say.
         slow: what to call for all that is not a hit.
         coroutine: whether `slow` is to be awaited.
 
@@ -97,7 +98,7 @@ class HitPath:
         self.call: Callable[..., Any] = _awaiting(slow) if coroutine else slow
         if needs is None or not usual:
             return
-        self.names = tuple(name for name in signature.parameters if name in needs)
+        self.names = tuple(needs)
         self._words = words = _Words(signature.parameters)
         self._parameters = parameters
         self._coroutine = coroutine
@@ -192,13 +193,19 @@ class _Words:
 
 def _source(parameters: Sequence[Parameter], names: Sequence[str], words: _Words, coroutine: bool, way: Way) -> str:
     row, clock = words("row"), words("clock")
+    # What is no parameter is read once: it may be a property, and change.
+    read = {each: words(f"value{n}") for n, each in enumerate(names) if not each.isidentifier()}
+    reads = [f"        {word} = {each}" for each, word in read.items()]
+    names = [read.get(each, each) for each in names]
     lines = [f"{'async ' if coroutine else ''}def call({_declared(parameters)}):"]
+    if way is not Way.SLOW:
+        lines += ["    try:", *reads]
     if way is Way.PARTS:
         lines += [
-            f"    {row} = {words('parts')}(({''.join(f'{name}, ' for name in names)}))",
-            f"    if {row} is not None and {clock}() < {row}.deadline:",
-            f"        {row}.hits += 1",
-            f"        return {row}.value",
+            f"        {row} = {words('parts')}(({''.join(f'{name}, ' for name in names)}))",
+            f"        if {row} is not None and {clock}() < {row}.deadline:",
+            f"            {row}.hits += 1.0",
+            f"            return {row}.value",
         ]
     if way is not Way.SLOW:
         types = [f"{words('type')}({name})" for name in names]
@@ -210,10 +217,9 @@ def _source(parameters: Sequence[Parameter], names: Sequence[str], words: _Words
         tests.append(f"{clock}() < {row}.deadline")
         raw = names[0] if len(names) == 1 else ", ".join(names) or "()"
         lines += [
-            "    try:",
             f"        {row} = {words('rows')}[{raw}]",
             f"        if {' and '.join(tests)}:",
-            f"            {row}.hits += 1",
+            f"            {row}.hits += 1.0",
             f"            return {row}.value",
             f"    except {words('Exception')}:  # it is not there; or an argument has no hash, or one that fails",
             "        pass",

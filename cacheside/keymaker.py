@@ -43,6 +43,7 @@ class KeyMaker:
         self.version = version
         names = list(self.binder.signature.parameters)
         self._template = Template(key, names, name) if isinstance(key, str) else None
+        self._expressions = None if self._template is None else self._template.expressions
         self._by_position: Template | None = None
         if self._template is not None and self.binder.positional is not None:
             self._by_position = self._template.by_position(self.binder.positional)
@@ -73,8 +74,13 @@ class KeyMaker:
 
     @property
     def determined(self) -> list[str] | None:
-        """The parameters whose values alone make the key; None if a callable makes it, which may use anything else."""
-        return None if self._callable is not None else self.needs
+        """Expressions over the parameters whose values alone make the key, such as ``user.id``.
+
+        None if that cannot be said; as of a callable, which may use anything else.
+        """
+        if self.is_default:
+            return self._names
+        return None if self._expressions is None else list(dict.fromkeys(self._expressions))
 
     def check_server(self) -> None:
         """That keys of this function mean the same in every process.
@@ -98,6 +104,20 @@ class KeyMaker:
         if self._by_position is not None and not kwargs and len(args) == self._count:
             return self._by_position.render(args)
         return self.text(self.binder.bind(args, kwargs), in_process)
+
+    def with_values(self, values: Mapping[str, object], in_process: bool) -> tuple[str, tuple[Any, ...] | None]:
+        """The key of a call with these arguments, and the very values of `determined` that it was made from.
+
+        None if there are no such values: an attribute that stands in the template twice was read twice, and differed.
+        """
+        if self._template is None or self._expressions is None:
+            return self.text(values, in_process), tuple([values[name] for name in self._names])
+        found = self._template.values(values)
+        once: dict[str, Any] = {}
+        same = True
+        for expression, value in zip(self._expressions, found, strict=True):
+            same &= once.setdefault(expression, value) is value
+        return self._template.spell(found), tuple(once.values()) if same else None
 
     def text(self, values: Mapping[str, object], in_process: bool) -> str:
         """The key of a call with these arguments, by name, without version.

@@ -17,9 +17,11 @@ All keys are visible ASCII. ``%v`` begins the version at the end of a key, and s
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from inspect import Parameter, Signature
+from operator import itemgetter
 from string import Formatter
 from typing import Any, NamedTuple
 
@@ -90,14 +92,14 @@ class Binder:
 
 
 class _Field(NamedTuple):
-    """One ``{root.attribute[item]!conversion:spec}``; `plain` when there is only a root. `source` is for messages."""
+    """One ``{root.attribute[item]!conversion:spec}``; `bare` without conversion and spec. `source` is for messages."""
 
     source: str
     root: str
     steps: tuple[tuple[str | None, str | int], ...]
     conversion: str | None
     spec: str
-    plain: bool
+    bare: bool
 
 
 class Template:
@@ -129,37 +131,65 @@ class Template:
                 )
         self.fields: frozenset[str] = frozenset(field.root for field in fields)
         self._head = literals[0]
-        self._rest: list[tuple[Any, bool, _Field, str]] = [
-            (f.root, f.plain, f, literal) for f, literal in zip(fields, literals[1:], strict=True)
-        ]
+        self._rest = list(zip(fields, literals[1:], strict=True))
+        self._get = _getter([field.root for field in fields])
+        self._plain = all(not field.steps for field in fields)
         self._unsafe = _unsafe(without=_punctuation("".join(between)))
 
     def __repr__(self) -> str:
         return f"Template({self.text!r})"
 
+    @property
+    def expressions(self) -> list[str] | None:
+        """What each field begins with, as an expression over the names: ``user.id`` for ``{user.id:>8}``.
+
+        None if one is none in Python, as ``user.class``.
+        """
+        names = [name for field, _ in self._rest for name, _ in field.steps if name]
+        if not all(name.isascii() and name.isidentifier() and not keyword.iskeyword(name) for name in names):
+            return None
+        return [
+            field.root + "".join([f".{name}" if name else f"[{item!r}]" for name, item in field.steps])
+            for field, _ in self._rest
+        ]
+
     def by_position(self, names: Sequence[str]) -> Template:
-        """The same, rendered from a tuple of the values that these names have."""
+        """The same, for a tuple of the values that these names have."""
         other = Template.__new__(Template)
         other.__dict__.update(self.__dict__)
-        other._rest = [(names.index(field.root), plain, field, literal) for _, plain, field, literal in self._rest]
+        other._get = _getter([names.index(field.root) for field, _ in self._rest])
         return other
 
-    def render(self, values: Mapping[Any, object] | Sequence[object]) -> str:
-        """The key for these values. Two calls share it only if every field has the same text.
+    def render(self, arguments: Mapping[Any, Any] | Sequence[Any]) -> str:
+        """The key for these arguments. Two calls share it only if every field has the same text.
 
         Args:
-            values: by name, at least all of `.fields`; what else it has does not matter. See also `by_position`.
+            arguments: by name, at least all of `.fields`; what else it has does not matter. See also `by_position`.
 
         Raises:
             InvalidKeyError: a field has no text, or only an address in memory, or the whole key would be empty.
         """
+        return self.spell(self.values(arguments))
+
+    def values(self, arguments: Mapping[Any, Any] | Sequence[Any]) -> Sequence[Any]:
+        """The values of the expressions, of which `spell` makes the key.
+
+        Raises:
+            InvalidKeyError: an argument has no such attribute or item.
+        """
+        found: Sequence[Any] = self._get(arguments)
+        if self._plain:
+            return found
+        return [self._walk(field, value) for (field, _), value in zip(self._rest, found, strict=True)]
+
+    def spell(self, values: Sequence[Any]) -> str:
+        """The key. See `render`."""
         unsafe = self._unsafe
         parts = [self._head]
-        for root, plain, field, literal in self._rest:
-            value: Any = values[root]
-            if plain and type(value) is str:
+        for (field, literal), value in zip(self._rest, values):  # noqa: B905  # strict= costs more than the zip
+            if field.bare and type(value) is str:
                 text = unsafe.sub(_percent, value) if unsafe.search(value) else value
-            elif plain and type(value) is int and 0 <= value < _BIG:
+            elif field.bare and type(value) is int and 0 <= value < _BIG:
                 text = str(value)
             else:
                 text = self._field_text(field, value)
@@ -169,16 +199,25 @@ class Template:
             raise InvalidKeyError(f"{self._where}: the key would be empty; put a literal before the field")
         return key
 
-    def _field_text(self, field: _Field, value: Any) -> str:
+    def _walk(self, field: _Field, value: Any) -> Any:
         try:
             for attribute, item in field.steps:
                 value = getattr(value, attribute) if attribute else value[item]
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise self._unrendered(field, error) from error
+        return value
+
+    def _unrendered(self, field: _Field, error: Exception) -> InvalidKeyError:
+        return InvalidKeyError(
+            f"{self._where}: {field.source} cannot be rendered ({type(error).__name__}: {error}); "
+            "pass an argument that has it, or give key= a callable"
+        )
+
+    def _field_text(self, field: _Field, value: Any) -> str:
+        try:
             text = _spell(value, self._unsafe, field.conversion, field.spec)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise InvalidKeyError(
-                f"{self._where}: {field.source} cannot be rendered ({type(error).__name__}: {error}); "
-                "pass an argument that has it, or give key= a callable"
-            ) from error
+            raise self._unrendered(field, error) from error
         if text is None:
             raise InvalidKeyError(
                 f"{self._where}: {field.source} is a {type_name(value)}, whose only text is its address in memory, "
@@ -225,10 +264,17 @@ class Template:
             (attribute, "") if attribute else (None, int(item) if item.isascii() and item.isdigit() else item)
             for attribute, item in _STEP.findall(path)
         )
-        return _Field(source, root, steps, conversion, spec, not (steps or conversion or spec))
+        return _Field(source, root, steps, conversion, spec, not (conversion or spec))
 
     def _wrong(self, what: str) -> ConfigurationError:
         return ConfigurationError(f"{self._where}: {what}")
+
+
+def _getter(names: Sequence[Any]) -> Callable[[Any], tuple[Any, ...]]:
+    """What takes the items of these names, or places, from a mapping or a sequence."""
+    if len(names) > 1:
+        return itemgetter(*names)
+    return lambda items: tuple([items[name] for name in names])
 
 
 def quote(value: object) -> str:

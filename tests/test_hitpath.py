@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import cacheside
-from cacheside import Cache, cached, configure, hitpath
+from cacheside import Cache, InvalidKeyError, cached, configure, hitpath
 from cacheside.backends.memory import MemoryBackend
 from cacheside.testing import FakeClock, disabled
 
@@ -92,6 +92,84 @@ def test_third_call_is_by_a_row(cache: Cache, args: tuple[Any, ...], monkeypatch
     assert seen == []
     assert (get.cache_info().hits, get.cache_info().misses) == (11, 1)
     assert cache.stats().totals.hits == 11
+
+
+class Account:
+    """Has attributes and items, some of which change."""
+
+    def __init__(self, number: object) -> None:
+        self.id = number
+        self.__dict__["class"] = number
+        self.reads = 0
+
+    def __getitem__(self, name: object) -> object:
+        return self.id
+
+    @property
+    def restless(self) -> int:
+        """Another one each time."""
+        self.reads += 1
+        return self.reads
+
+    @property
+    def list(self) -> list[object]:
+        """Something that has no hash."""
+        return [self.id]
+
+
+@pytest.mark.parametrize("field", ["a.id", "a[name]", "a[0]", "a.id:>8", "a.id!r", "a.list", "a.id.real"])
+def test_by_what_an_argument_has(cache: Cache, field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key made from attributes or items is found by them: another object that has the same is the same call."""
+
+    @cache.cached(key=f"k:{{{field}}}:{{b}}")
+    def get(a: Account, b: int) -> object:
+        return [a.id]
+
+    one, two = Account(1), Account(2)
+    first = get(one, 0)
+    assert get(one, 0) is first
+    seen = slow_calls(get, monkeypatch)
+    assert get(one, 0) is get(Account(1), 0) is first
+    assert seen == []
+    assert get(two, 0) == [2]
+    one.id = 2
+    assert get(one, 0) is get(two, 0)
+    one.id = True
+    if field not in ("a.id.real", "a.id:>8"):  # True.real is 1 itself, and so it is in eight columns
+        assert get(one, 0) is not first
+
+
+def test_attribute_that_changes_while_it_is_read(cache: Cache) -> None:
+    """A row stands under the very value that its key was made from, or there is none."""
+
+    @cache.cached(key="k:{a.restless}")
+    def get(a: Account) -> int:
+        return a.reads
+
+    @cache.cached(key="twice:{a.restless}:{a.restless}")
+    def get_twice(a: Account) -> int:
+        return a.reads
+
+    account = Account(1)
+    for _ in range(4):
+        for reads in range(20):
+            for function in (get, get_twice):
+                account.reads = reads
+                assert function(account) == account.reads  # the number that was read last: not one that came before
+    assert get.cache_info().hits > 0
+    assert by_row(get_twice) == 0
+
+
+def test_attribute_that_is_no_name(cache: Cache) -> None:
+    """What cannot be written in Python is found by its key."""
+
+    @cache.cached(key="k:{a.class}")
+    def get(a: Account) -> object:
+        return [a.id]
+
+    assert get(Account(1)) is get(Account(1)) is not get(Account(2))
+    with pytest.raises(InvalidKeyError, match=r"\{a\.class\} cannot be rendered"):
+        get(1)  # type: ignore[arg-type]  # that is the test
 
 
 EQUAL = [
