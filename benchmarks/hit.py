@@ -89,7 +89,7 @@ def _plain_rows() -> list[Callable[[Effort], Row]]:
         ],
         beside("memory, a method on an instance", _method(Shop), _method(ShopOfCachetools), 0.5),
         beside(
-            "memory, a method on an instance, its id in the key", _method(ShopWithId), _method(ShopOfCachetools), None
+            "memory, a method on an instance, its id in the key", _method(ShopWithId), _method(ShopOfCachetools), 0.5
         ),
         beside(
             "memory, 4 threads over 1,000 keys", _threads("cacheside", peers.cacheside(ENTRIES)),

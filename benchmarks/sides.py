@@ -94,11 +94,21 @@ def plain(name: str, statement: str, check: Callable[[], None], unit: int = 1, *
 
 
 def awaited(
-    runner: asyncio.Runner, name: str, statement: str, check: Callable[[], None], unit: int = 1, **names: Any
+    runner: asyncio.Runner,
+    name: str,
+    statement: str,
+    check: Callable[[], None],
+    unit: int = 1,
+    empty: str = "pass",
+    **names: Any,
 ) -> Side:
-    """The same in a coroutine: a statement such as ``await f(1, 2)``, in the runner's event loop."""
+    """The same in a coroutine: a statement such as ``await f(1, 2)``, in the runner's event loop.
+
+    Args:
+        empty: what the empty loop has in the place of the statement.
+    """
     made: dict[str, Any] = {}
-    exec(_LOOP.format(names=", ".join(["times", *names]), statement=statement), made)
+    exec(_LOOP.format(names=", ".join(["times", *names]), statement=statement, empty=empty), made)
 
     def seconds(calls: int) -> float:
         with without_collection():
@@ -116,7 +126,7 @@ async def loop({names}):
         {statement}
     middle = perf_counter()
     for _ in times:
-        pass
+        {empty}
     return middle - begin - (perf_counter() - middle)
 """
 

@@ -58,6 +58,8 @@ class Core:
         either = backend or aio
         assert either is not None  # Cache has made sure of it
         self.capabilities: frozenset[Capability] = either.capabilities
+        self.in_process: bool = "in_process" in self.capabilities
+        self.gives_back: bool = "gives_back" in self.capabilities
         self.flights: Flights = Flights()
         self.pending: Pending = Pending()
         self.health: Health = Health(label)
@@ -200,7 +202,7 @@ class Core:
         """
         if self.backend is None and sync:
             raise ConfigurationError(f"{self.label} has only an async client: plain functions need a plain one as well")
-        if not sync and self.aio is None and "in_process" not in self.capabilities:
+        if not sync and self.aio is None and not self.in_process:
             raise ConfigurationError(f"{self.label} has only a plain client: async functions need an async one as well")
 
     def size(self) -> Size:

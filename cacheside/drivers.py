@@ -62,8 +62,7 @@ def read(reader: Reader, key: str, found: Found | None, load: Callable[[], Any])
 async def aread(reader: Reader, key: str, found: Found | None, load: Callable[[], Awaitable[Any]]) -> Any:
     """`read`, awaiting."""
     core = reader.core
-    local = core.backend if "in_process" in core.capabilities else None
-    remote = core.aio
+    local, remote = core.backend if core.in_process else None, core.aio
     if core.pending or (local is None and remote is None):
         outcome = await adrive(reader.read(key, False, found), core, load)
     else:
@@ -74,7 +73,7 @@ async def aread(reader: Reader, key: str, found: Found | None, load: Callable[[]
             else:
                 assert remote is not None  # as seen above
                 answer = remote.lookup(key, core.lease)
-                if "gives_back" not in core.capabilities:
+                if not core.gives_back:
                     answer = lease_or_give_back(remote, key, answer)
                 answer = await answer
         except Exception as error:
@@ -140,7 +139,7 @@ def _perform(step: Step, backend: Backend | None, load: Callable[[], Any]) -> An
 
 async def adrive(steps: Steps, core: Core, load: Callable[[], Awaitable[Any]] = _no_load) -> Outcome:
     """Carry out `steps` awaiting. Over a backend in this process a hit awaits nothing."""
-    local = core.backend if "in_process" in core.capabilities else None
+    local = core.backend if core.in_process else None
     remote = core.aio
     if remote is None:
         core.require(sync=False)
@@ -242,7 +241,7 @@ async def afinish(core: Core, plan: Plan, updates: Mapping[str, Update] = NO_UPD
     """`finish`, awaitable and shielded."""
     if not plan:
         return
-    if "in_process" in core.capabilities:
+    if core.in_process:
         drive(core.finish(plan, updates), core)
         return
     import asyncio

@@ -32,6 +32,7 @@ from .stats import Counters
 from .steps import Abandon, Ask, Failed, Load, Pause, Steps, Wait
 
 POLL_FIRST, POLL_LAST = 0.004, 0.05  # seconds between two looks at a lease that another process holds; jittered
+POLL_GROWTH = 1.3  # so that nobody waits much longer than a quarter more than the load takes
 AGAIN = object()
 
 Found: TypeAlias = Callable[[Any, Any], object]
@@ -187,7 +188,7 @@ class Reader:
                 if left <= 0 or not may_sleep:
                     return (yield from self._bypass(key, arrived, sync))
                 yield Pause(min(left, pause * (0.5 + _chance() / 2)))
-                pause = min(POLL_LAST, pause * 2)
+                pause = min(POLL_LAST, pause * POLL_GROWTH)
                 answer = yield Ask("lookup", (key, core.lease))
         finally:
             if mine is not None:

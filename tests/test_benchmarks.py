@@ -45,7 +45,7 @@ ROWS = {
         ("memory, sync, default key holding a list", 4.0),
         ("memory, sync, default key holding a frozen dataclass", 4.0),
         ("memory, a method on an instance", 0.5),
-        ("memory, a method on an instance, its id in the key", None),
+        ("memory, a method on an instance, its id in the key", 0.5),
         ("memory, 4 threads over 1,000 keys", 0.15),
         ("memory, sync, default key, 1,000 keys in turn", None),
         ("memory, async, default key, 2 ints", 0.55),

@@ -84,7 +84,7 @@ class TestRedisScripts(BackendConformance):
     def subject(self, redis_server: RedisServer) -> Subject:
         """By URL, and told that the server is old."""
         backend = redis_backend(redis_server)
-        backend._route.protocol._native = False
+        backend._route.protocol.native = False
         return Subject(backend)
 
 
@@ -229,7 +229,7 @@ class TestOnlyAwaitable(BackendConformance):
 def test_script_path_is_taken(redis_server: RedisServer) -> None:
     """The tests for Redis 6.2 never send SET with NX and GET."""
     backend = redis_backend(redis_server)
-    backend._route.protocol._native = False
+    backend._route.protocol.native = False
     for form in (backend, backend.aio):
         commands = form._route.protocol.lookup("k", 1)  # type: ignore[union-attr]  # both forms share it
         assert next(commands)[0] == "EVALSHA"

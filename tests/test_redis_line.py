@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-import hiredis
 import pytest
 from redis.exceptions import ConnectionError, InvalidResponse, TimeoutError
 from redis_tools import say
@@ -14,7 +13,7 @@ from servers import RedisServer
 
 from cacheside.backends.base import Busy, Hit, Leased
 from cacheside.backends.redis import RedisBackend
-from cacheside.backends.redis.line import Line
+from cacheside.backends.redis.line import CROWD, Line
 from cacheside.backends.redis.routes import OneServer
 from cacheside.backends.redis.wire import REFUSAL
 from cacheside.errors import CacheUnavailable
@@ -45,15 +44,25 @@ class Wire:
 
 
 def on_a_line(timeout: float = 20) -> tuple[Line, Wire]:
-    """A line of the running loop over no network."""
-    line = Line(asyncio.get_running_loop(), timeout)
+    """A line of the running loop over no network. The command of a lookup is its key and a comma."""
+    line = Line(asyncio.get_running_loop(), timeout, lambda key, token, lease: f"{key},".encode())
     return line, Wire(line)
 
 
-async def reply(asked: asyncio.Future[Any]) -> Any:
+def ask(line: Line, *keys: object) -> list[asyncio.Future[Any]]:
+    """Look up several keys."""
+    return [line.ask(str(key), b"token", 1.0) for key in keys]
+
+
+def bulk(*texts: str | None) -> bytes:
+    """Replies as the server sends them."""
+    return b"".join([b"$-1\r\n" if each is None else b"$%d\r\n%b\r\n" % (len(each), each.encode()) for each in texts])
+
+
+async def replies(*asked: asyncio.Future[Any]) -> list[Any]:
     """In time, or not at all."""
     async with asyncio.timeout(20):
-        return await asked
+        return [await each for each in asked]
 
 
 # --- without a network ---
@@ -64,28 +73,72 @@ def test_alone_at_once() -> None:
 
     async def scenario() -> None:
         line, wire = on_a_line()
-        asked = line.ask(b"1")
-        assert wire.written == [b"1"]
-        line.data_received(b"$1\r\nx\r\n")
-        assert await reply(asked) == b"x"
-        line.ask(b"2")
-        assert wire.written == [b"1", b"2"]
+        asked = ask(line, 1)
+        assert wire.written == [b"1,"]
+        line.data_received(bulk("x"))
+        assert await replies(*asked) == [b"x"]
+        ask(line, 2)
+        assert wire.written == [b"1,", b"2,"]
 
     asyncio.run(scenario())
 
 
-def test_a_crowd_in_two_writes() -> None:
-    """Two hundred lookups of one turn of the loop are two writes, in the order in which their callers came."""
+def test_some_in_two_writes() -> None:
+    """Lookups of one turn of the loop are two writes, in the order in which their callers came."""
 
     async def scenario() -> None:
         line, wire = on_a_line()
-        crowd = [line.ask(b"%d," % number) for number in range(200)]
+        asked = ask(line, *range(CROWD))
         await asyncio.sleep(0)
-        assert wire.written == [b"0,", b"".join(b"%d," % number for number in range(1, 200))]
-        replies = b"".join(b"$%d\r\n%d\r\n" % (len(str(number)), number) for number in range(200))
-        for start in range(0, len(replies), 7):  # however the bytes are cut
-            line.data_received(replies[start : start + 7])
-        assert [await reply(asked) for asked in crowd] == [b"%d" % number for number in range(200)]
+        assert wire.written == [b"0,", b"1,2,3,4,5,6,7,"]
+        said = bulk(*"abcdefgh")
+        for start in range(0, len(said), 5):  # however the bytes are cut
+            line.data_received(said[start : start + 5])
+        assert await replies(*asked) == [each.encode() for each in "abcdefgh"]
+
+    asyncio.run(scenario())
+
+
+def test_crowd_asks_together() -> None:
+    """Two hundred lookups of one turn ask with one MGET what there is, and send their commands for what is not."""
+
+    async def scenario() -> None:
+        line, wire = on_a_line()
+        asked = ask(line, *range(200))
+        await asyncio.sleep(0)
+        first, together = wire.written
+        assert first == b"0,"
+        assert together == b"*200\r\n$4\r\nMGET\r\n" + bulk(*map(str, range(1, 200)))
+        asked[7].cancel()
+        odd = [str(number) if number % 2 else None for number in range(1, 200)]
+        line.data_received(bulk("0") + b"*199\r\n" + bulk(*odd))
+        even = range(2, 200, 2)
+        assert wire.written[2:] == [b"".join([b"%d," % number for number in even])]
+        line.data_received(bulk(*[f"lease {number}" for number in even]))
+        del asked[7]
+        said = [f"lease {number}" if number in even else str(number) for number in range(200) if number != 7]
+        assert await replies(*asked) == [each.encode() for each in said]
+
+    asyncio.run(scenario())
+
+
+def test_crowd_that_may_not_ask_together() -> None:
+    """Where MGET is refused, as in a cluster, each lookup is sent by itself; and from then on at once."""
+
+    async def scenario() -> None:
+        line, wire = on_a_line()
+        numbers = range(CROWD + 1)
+        commands = b"".join([b"%d," % number for number in numbers[1:]])
+        for turn in range(2):
+            asked = ask(line, *numbers)
+            await asyncio.sleep(0)
+            line.data_received(bulk("0"))
+            if not turn:
+                assert wire.written[-1].startswith(b"*9\r\n$4\r\nMGET")
+                line.data_received(b"-CROSSSLOT no\r\n")
+            assert wire.written[-1] == commands
+            line.data_received(bulk(*map(str, numbers[1:])))
+            assert await replies(*asked) == [b"%d" % number for number in numbers]
 
     asyncio.run(scenario())
 
@@ -94,16 +147,21 @@ def test_cancelled_caller_leaves_its_reply() -> None:
     """The reply to a caller that was cancelled is nobody else's, and can still be waited for by who cleans up."""
 
     async def scenario() -> None:
-        line, _ = on_a_line()
-        first, second, third = line.ask(b"1"), line.ask(b"2"), line.ask(b"3")
+        line, wire = on_a_line()
+        first, *others = ask(line, *range(CROWD + 1))
         first.cancel()
-        late = line.again(first)
-        second.cancel()
-        line.data_received(b"$1\r\na\r\n$1\r\nb\r\n$1\r\nc\r\n")
-        assert await late == b"a"
-        assert await reply(third) == b"c"
-        assert line.again(third) is third  # it has come already
-        assert isinstance(await line.again(second), ConnectionError)  # nobody was there to take it
+        others[0].cancel()
+        late = [line.again(first), line.again(others[0])]
+        await asyncio.sleep(0)
+        others[1].cancel()
+        others[2].cancel()
+        late.append(line.again(others[1]))
+        line.data_received(bulk("0") + b"*8\r\n" + bulk("1", None, None, "4", "5", "6", "7", "8"))
+        assert wire.written[-1] == b"2,"  # nobody waits for the third any more
+        line.data_received(bulk("2"))
+        assert await replies(*late, *others[3:]) == [b"0", b"1", b"2", b"4", b"5", b"6", b"7", b"8"]
+        assert line.again(others[3]) is others[3]  # it has come already
+        assert isinstance(await line.again(others[2]), ConnectionError)
 
     asyncio.run(scenario())
 
@@ -112,33 +170,46 @@ def test_cancelled_caller_leaves_its_reply() -> None:
     ("data", "kind"),
     [
         (b"HTTP/1.1 400 Bad Request\r\n", InvalidResponse),
-        (b"$1\r\na\r\n$1\r\nb\r\n$1\r\nc\r\n", InvalidResponse),  # a reply that nobody has asked for
+        (bulk("0", "1"), InvalidResponse),  # no list of values
+        (bulk("0") + b"*1\r\n$-1\r\n", InvalidResponse),  # fewer values than keys
         (None, ConnectionError),
     ],
-    ids=["garbage", "one too many", "closed"],
+    ids=["garbage", "no list", "too few", "closed"],
 )
 def test_end_of_the_line(data: bytes | None, kind: type[Exception]) -> None:
-    """Garbage, a reply too many, a closed connection: whoever waits is told, and the line carries nothing more."""
+    """Garbage, a reply of another kind, a closed connection: whoever waits is told, and the line carries no more."""
 
     async def scenario() -> None:
         line, wire = on_a_line()
-        first, second = line.ask(b"1"), line.ask(b"2")
+        asked = ask(line, *range(CROWD + 1))
+        await asyncio.sleep(0)
+        asked += ask(line, "late")
         if data is None:
             line.connection_lost(None)
         else:
             line.data_received(data)
-        replies = [await reply(first), await reply(second)]
-        if data is None or data.startswith(b"HTTP"):
-            assert all(isinstance(each, kind) for each in replies)
-        else:
-            assert replies == [b"a", b"b"]
+        first, *others = await replies(*asked)
+        assert first == b"0" if data is not None and data.startswith(b"$") else isinstance(first, kind)
+        assert all(isinstance(each, kind) for each in others)
         assert line.closed
-        assert wire.disconnects == 1
         line.close()
         line.connection_lost(None)  # as asyncio says in the end
         await asyncio.sleep(0)
-        assert wire.written == [b"1"]  # the second was never sent
+        assert len(wire.written) == 2  # the late one was never sent
         assert wire.disconnects == 1
+
+    asyncio.run(scenario())
+
+
+def test_one_reply_too_many() -> None:
+    """A reply that nobody has asked for ends the line: whose is the next?"""
+
+    async def scenario() -> None:
+        line, _ = on_a_line()
+        asked = ask(line, 1)
+        line.data_received(bulk("1", "2"))
+        assert await replies(*asked) == [b"1"]
+        assert line.closed
 
     asyncio.run(scenario())
 
@@ -148,18 +219,18 @@ def test_time_out_of_all() -> None:
 
     async def scenario() -> None:
         line, _ = on_a_line(0.05)
-        crowd = [line.ask(b"x") for _ in range(50)]
-        assert all([isinstance(await reply(asked), TimeoutError) for asked in crowd])
+        asked = ask(line, *range(50))
+        assert all(isinstance(each, TimeoutError) for each in await replies(*asked))
         assert line.closed
 
         line, _ = on_a_line(0.05)
-        asked = line.ask(b"x")
+        asked = ask(line, 1)
         loop = asyncio.get_running_loop()
         busy_until = loop.time() + 0.2
         while loop.time() < busy_until:
             pass
-        loop.call_soon(line.data_received, b"$1\r\nx\r\n")  # it was there all the time
-        assert await reply(asked) == b"x"
+        loop.call_soon(line.data_received, bulk("x"))  # it was there all the time
+        assert await replies(*asked) == [b"x"]
         assert not line.closed
 
     asyncio.run(scenario())
@@ -170,13 +241,12 @@ def test_errors_and_pushes() -> None:
 
     async def scenario() -> None:
         line, _ = on_a_line()
-        asked, other = line.ask(b"1"), line.ask(b"2")
+        asked = ask(line, 1, 2)
+        await asyncio.sleep(0)
         line.data_received(b">2\r\n$1\r\nx\r\n$1\r\ny\r\n-MOVED 1 host:1\r\n_\r\n")
-        assert await reply(asked) is REFUSAL
-        assert await reply(other) is None
+        assert await replies(*asked) == [REFUSAL, None]
 
     asyncio.run(scenario())
-    assert issubclass(hiredis.ReplyError, hiredis.HiredisError)
 
 
 # --- on a server ---
@@ -208,11 +278,11 @@ def test_lookups_go_over_it(new_redis: NewRedis, address: str) -> None:
         for each in crowd:
             each.send(None)  # as a task would, up to where it waits
         assert len(asyncio.all_tasks()) == before
-        assert len(line._asked) == 200
+        assert len(line._under_way) + len(line._outbox) == 200
         for each in crowd:
             each.close()
         async with asyncio.timeout(20):
-            while line._asked or await asyncio.to_thread(say, server, "DBSIZE") != 1:
+            while line._under_way or line._outbox or await asyncio.to_thread(say, server, "DBSIZE") != 1:
                 await asyncio.sleep(0.01)
         await aio.close()
         assert line.closed

@@ -166,7 +166,7 @@ def test_killed_master(make_cache: MakeCache, colour: Colour, group: SentinelGro
 def test_demoted_master_is_not_read(colour: Colour, group: SentinelGroup, native: bool, namespace: str) -> None:
     """What a demoted master still holds is not served, be it by a command or a script: it may have been invalidated."""
     backend = RedisBackend.from_url(group.url, timeout=5, clock=lambda: 0.0)
-    backend._route.protocol._native = native
+    backend._route.protocol.native = native
     form = backend if colour.name == "sync" else backend.aio
     lease = colour.run(form.lookup, namespace, 10.0)
     assert colour.run(form.fill, namespace, lease.token, b"old", 60.0)

@@ -42,11 +42,10 @@ class AsyncRedis(AsyncBackend):
         protocol = route.protocol
         address = route.home(key)
         if address is not None and not (server := self._servers.get(address) or self._open(address)).breaker.open:
-            token = tokens.fresh()
-            packed = protocol.packed_lookup(key, token, lease)
-            line = server.line() or await server.open_line()
-            if packed is not None and line is not None:
-                asked = line.ask(packed)
+            line = server.line() or await server.open_line(protocol.packed_lookup)
+            if line is not None and protocol.native:
+                token = tokens.fresh()
+                asked = line.ask(key, token, lease)
                 try:
                     reply = await asked
                 except BaseException as error:  # cancelled; but the lookup is under way

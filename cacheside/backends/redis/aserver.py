@@ -96,7 +96,7 @@ class AsyncServer:
         place = self.places.get(asyncio.get_running_loop())
         return place.lines[0] if place is not None and place.lines and not place.lines[0].closed else None
 
-    async def open_line(self) -> Line | None:
+    async def open_line(self, pack: Callable[[str, bytes, float], bytes]) -> Line | None:
         """Open one; None: somebody does already, or cannot, or these are the connections of a user's client."""
         if self._limit is None or self._timeout is None:
             return None
@@ -107,7 +107,7 @@ class AsyncServer:
         from .line import Line  # it needs hiredis
 
         place.opening = True
-        line = Line(asyncio.get_running_loop(), self._timeout)
+        line = Line(asyncio.get_running_loop(), self._timeout, pack)
         try:
             await line.open(place.pool.connection_class(**place.pool.connection_kwargs))
         except (RedisError, OSError):

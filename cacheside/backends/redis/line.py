@@ -4,6 +4,10 @@ Nobody waits for a connection or needs a task of its own, and a caller that is c
 The first lookup goes out at once; those that come while it is under way go out together, at the end of the loop's turn:
 two hundred tasks cost two writes. Each is sent after its caller has arrived, so nothing is promised less than alone.
 
+A crowd asks with one MGET what there is, which costs the server a fifth, and sends the commands that could win a lease
+only for what is not there: on a hit one round trip as ever, on a miss one more than alone. The race that there could
+be: something is filled or invalidated between the two. Then the second says so; the first is not used for it.
+
 Other commands go over the connections of a pool (`server.py`): a value of some megabytes on its way to the server, or
 a script over a thousand keys, would hold up the lookups behind it.
 """
@@ -13,16 +17,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, NamedTuple
 
 import hiredis
 from redis.exceptions import ConnectionError, InvalidResponse, TimeoutError
 
+from ..base import new
 from ..patience import Patience
 from .wire import REFUSAL
 
+CROWD = 8  # lookups that are asked together by MGET
 _NOT_YET = object()
+
+
+class _Asked(NamedTuple):
+    """A lookup that has not been sent as such: its reply, and its command."""
+
+    reply: asyncio.Future[Any]
+    key: str
+    token: bytes
+    lease: float
 
 
 class Line(asyncio.Protocol):
@@ -31,14 +46,19 @@ class Line(asyncio.Protocol):
     Args:
         loop: the running one.
         timeout: seconds that the server may take to answer.
+        pack: makes the command of a lookup, of its key, token and lease.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, timeout: float, pack: Callable[[str, bytes, float], bytes]
+    ) -> None:
         self._loop = loop
         self._timeout = timeout
+        self._pack = pack
         self._reader = hiredis.Reader(notEnoughData=_NOT_YET)
-        self._asked: deque[asyncio.Future[Any]] = deque()
-        self._outbox: list[bytes] = []
+        self._outbox: list[_Asked] = []
+        self._under_way: deque[asyncio.Future[Any] | list[_Asked]] = deque()
+        self._mget = True
         self._since = 0.0  # when the server was asked something, or last said something, while it owes a reply
         self._watching = False
         self._connection: Any = None
@@ -62,21 +82,16 @@ class Line(asyncio.Protocol):
             self.close()
             raise
 
-    def ask(self, packed: bytes) -> asyncio.Future[Any]:
-        """Send a lookup; its reply, or what came instead of one, as a value: REFUSAL for an error."""
+    def ask(self, key: str, token: bytes, lease: float) -> asyncio.Future[Any]:
+        """Look up. The reply is that of the lookup's command, or what came instead as a value; REFUSAL for an error."""
         loop = self._loop
         reply = loop.create_future()
-        if not self._asked:
-            self._since = loop.time()
-            self._transport.write(packed)
-        else:
+        if self._under_way:
             if not self._outbox:
                 loop.call_soon(self._flush)
-            self._outbox.append(packed)
-        self._asked.append(reply)
-        if not self._watching:
-            self._watching = True
-            loop.call_later(self._timeout, self._watch, Patience.TURNS)
+            self._outbox.append(new(_Asked, (reply, key, token, lease)))
+        else:
+            self._write(self._pack(key, token, lease), (reply,))
         return reply
 
     def again(self, reply: asyncio.Future[Any]) -> asyncio.Future[Any]:
@@ -84,23 +99,30 @@ class Line(asyncio.Protocol):
         if reply.done() and not reply.cancelled():
             return reply  # it came just then
         late = self._loop.create_future()
-        if reply in self._asked:
-            self._asked[self._asked.index(reply)] = late
-        else:  # it came after the cancellation, and was thrown away
-            late.set_result(ConnectionError("The reply has gone."))
+        if reply in self._under_way:
+            self._under_way[self._under_way.index(reply)] = late
+            return late
+        for asked in (self._outbox, *[each for each in self._under_way if isinstance(each, list)]):
+            for index, one in enumerate(asked):
+                if one.reply is reply:
+                    asked[index] = one._replace(reply=late)
+                    return late
+        late.set_result(ConnectionError("The reply has gone."))  # it came after the cancellation, and nobody was there
         return late
 
     def data_received(self, data: bytes) -> None:
         """Replies, or parts of them."""
-        reader, waiting = self._reader, self._asked
+        reader, under_way = self._reader, self._under_way
         self._since = self._loop.time()
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not _NOT_YET:
                 if isinstance(reply, hiredis.PushNotification):
                     continue
-                asked = waiting.popleft()
-                if not asked.done():  # else its caller has been cancelled
+                asked = under_way.popleft()
+                if isinstance(asked, list):
+                    self._found(asked, reply)
+                elif not asked.done():  # else its caller has been cancelled
                     asked.set_result(REFUSAL if isinstance(reply, hiredis.HiredisError) else reply)
         except Exception as error:  # also one reply too many
             self._fail(InvalidResponse(f"not the protocol of Redis: {error!r}"))
@@ -114,16 +136,53 @@ class Line(asyncio.Protocol):
         self._fail(ConnectionError("Connection closed."))
 
     def _flush(self) -> None:
-        together, self._outbox = b"".join(self._outbox), []
-        if not self.closed:
-            self._transport.write(together)
+        asked, self._outbox = self._outbox, []
+        if self.closed:
+            return
+        if self._mget and len(asked) >= CROWD:
+            names = [one.key.encode() for one in asked]
+            head = b"*%d\r\n$4\r\nMGET\r\n" % (len(names) + 1)
+            self._write(head + b"".join([b"$%d\r\n%b\r\n" % (len(name), name) for name in names]), (asked,))
+        else:
+            self._send(asked)
+
+    def _found(self, asked: list[_Asked], values: Any) -> None:
+        """What MGET says. Whatever stands there is what the lookup would say; if nothing does, that is sent."""
+        if isinstance(values, hiredis.HiredisError):  # as of a cluster, for keys of several slots, or forbidden
+            self._mget = False
+            self._send(asked)
+            return
+        if type(values) is not list or len(values) != len(asked):
+            self._under_way.appendleft(asked)  # they are told
+            raise ValueError("this does not answer MGET")
+        left = []
+        for one, value in zip(asked, values, strict=True):
+            if value is None:
+                left.append(one)
+            elif not one.reply.done():
+                one.reply.set_result(value)
+        self._send(left)
+
+    def _send(self, asked: list[_Asked]) -> None:
+        asked = [one for one in asked if not one.reply.done()]  # their callers have been cancelled
+        packed = [self._pack(one.key, one.token, one.lease) for one in asked]
+        self._write(b"".join(packed), [one.reply for one in asked])
+
+    def _write(self, data: bytes, asked: Sequence[asyncio.Future[Any] | list[_Asked]]) -> None:
+        if not self._under_way:
+            self._since = self._loop.time()
+        self._transport.write(data)
+        self._under_way.extend(asked)
+        if not self._watching:
+            self._watching = True
+            self._loop.call_later(self._timeout, self._watch, Patience.TURNS)
 
     def _watch(self, turns: int) -> None:
         """Time out, unless nothing is under way, or the server has said something within the time.
 
         What has arrived counts though the loop was too busy to look: see `Patience`.
         """
-        self._watching = bool(self._asked)
+        self._watching = bool(self._under_way)
         if not self._watching:
             return
         left = self._since + self._timeout - self._loop.time()
@@ -140,10 +199,13 @@ class Line(asyncio.Protocol):
             _at_once(self._connection.disconnect(nowait=True))
             if self._transport is not None:
                 self._transport.abort()
-        while self._asked:
-            asked = self._asked.popleft()
-            if not asked.done():
-                asked.set_result(error)
+        left, self._outbox = self._outbox, []
+        for each in self._under_way:
+            left += each if isinstance(each, list) else [_Asked(each, "", b"", 0.0)]
+        self._under_way.clear()
+        for one in left:
+            if not one.reply.done():
+                one.reply.set_result(error)
 
 
 def _at_once(work: Coroutine[Any, Any, Any]) -> None:

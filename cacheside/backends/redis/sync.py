@@ -32,10 +32,9 @@ class SyncRedis:
         address = route.home(key)
         if address is not None and not (server := self._servers.get(address) or self._open(address)).breaker.open:
             token = tokens.fresh()
-            packed = protocol.packed_lookup(key, token, lease)
-            if packed is not None:
+            if protocol.native:
                 try:
-                    reply = server.ask(packed)
+                    reply = server.ask(protocol.packed_lookup(key, token, lease))
                 except BaseException:  # Ctrl-C
                     protocol.remember(token)
                     raise

@@ -108,7 +108,8 @@ class Protocol:
     """
 
     def __init__(self, native: bool = True) -> None:
-        self._native = native
+        self.native: bool = native
+        """Whether a lookup is one native command, as far as is known: `lookup` finds it out."""
         self._packed = 0.0, b""  # the end of the last lookup's command, and for which lease
         # Tokens that were sent, or ended, without an answer. If one turns up as a lease it is ours, and no load runs
         # under it: it can be taken over at once, instead of waiting for it to expire. (A late arrival is harmless: each
@@ -122,10 +123,8 @@ class Protocol:
         self._lost: dict[bytes, None] = {}
         self._lock = threading.Lock()
 
-    def packed_lookup(self, key: str, token: bytes, lease: float) -> bytes | None:
-        """The command of a lookup as it goes over the wire; None if it is to be asked for by `lookup` alone."""
-        if not self._native:
-            return None
+    def packed_lookup(self, key: str, token: bytes, lease: float) -> bytes:
+        """The command of a lookup as it goes over the wire to a server that is `native`."""
         if lease != self._packed[0]:
             period = b"%d" % _ms(lease)
             self._packed = lease, b"\r\n$2\r\nNX\r\n$3\r\nGET\r\n$2\r\nPX\r\n$%d\r\n%b\r\n" % (len(period), period)
@@ -149,11 +148,11 @@ class Protocol:
                 token = tokens.fresh()
             reply: Any = None
             try:
-                if self._native:
+                if self.native:
                     reply = yield ("SET", key, b"L" + token, "NX", "GET", "PX", _ms(lease))
                     if type(reply) is ResponseError and "syntax error" in str(reply):
-                        self._native = False
-                if not self._native:
+                        self.native = False
+                if not self.native:
                     reply = yield from _evaluate(scripts.LEASE, [key], b"L" + token, _ms(lease), send=_once)
             except BaseException:  # cancelled: whether it arrived is not known
                 self.remember(token)
