@@ -40,7 +40,7 @@ def read(reader: Reader, key: str, found: Found | None, load: Callable[[], Any])
     """A call of a cached function in plain code. The first lookup goes without steps: it is all there is to a hit."""
     core = reader.core
     backend = core.backend
-    if core.pending or backend is None:
+    if core.pending.any or backend is None:
         outcome = drive(reader.read(key, True, found), core, load)
     else:
         answer: Any
@@ -63,7 +63,7 @@ async def aread(reader: Reader, key: str, found: Found | None, load: Callable[[]
     """`read`, awaiting."""
     core = reader.core
     local, remote = core.backend if core.in_process else None, core.aio
-    if core.pending or (local is None and remote is None):
+    if core.pending.any or (local is None and remote is None):
         outcome = await adrive(reader.read(key, False, found), core, load)
     else:
         answer: Any

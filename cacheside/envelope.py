@@ -188,6 +188,7 @@ class WireCodec:
 
         self._double = Struct(">d")
         self._serializer = serializer
+        self._loads = serializer.loads
         self._now = now
         self._exceptions = {f"{cls.__module__}:{cls.__qualname__}": cls for cls in exceptions}
         self._value_header = self._header(b"v", serializer.name, version)
@@ -226,7 +227,7 @@ class WireCodec:
             if expiry and self._now() >= expiry:
                 return Miss.EXPIRED
         try:
-            value = self._serializer.loads(stored[start:])
+            value = self._loads(stored[start:])
             return value if header is self._value_header else self._raised(value)
         except Exception:  # a serializer of the user's may raise anything at bytes it does not know: all are a miss
             return Miss.FOREIGN

@@ -45,8 +45,8 @@ def seconds(value: object, name: str) -> float:
     return number
 
 
-def _number(value: object, name: str) -> float:
-    datetime = sys.modules.get("datetime")
+def _number(value: Any, name: str) -> float:
+    datetime: Any = sys.modules.get("datetime")
     if datetime is not None and isinstance(value, datetime.timedelta):
         return float(value.total_seconds())
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:  # NaN is not itself

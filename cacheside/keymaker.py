@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from .binder import Binder
 from .canonical import default_key
 from .errors import ConfigurationError
-from .keys import Binder, Template, check_key, quote, with_version
+from .keys import Template, check_key, quote, with_version
 
 _serials = itertools.count(1)
 
@@ -44,7 +45,7 @@ class KeyMaker:
         names = list(self.binder.signature.parameters)
         self._template = Template(key, names, name) if isinstance(key, str) else None
         self._expressions = None if self._template is None else self._template.expressions
-        self._by_position: Template | None = None
+        self._by_position: Callable[[Sequence[Any]], str] | None = None
         if self._template is not None and self.binder.positional is not None:
             self._by_position = self._template.by_position(self.binder.positional)
         self._count = len(names)
@@ -102,7 +103,7 @@ class KeyMaker:
             TypeError: the function cannot be called like this.
         """
         if self._by_position is not None and not kwargs and len(args) == self._count:
-            return self._by_position.render(args)
+            return self._by_position(args)
         return self.text(self.binder.bind(args, kwargs), in_process)
 
     def with_values(self, values: Mapping[str, object], in_process: bool) -> tuple[str, tuple[Any, ...] | None]:

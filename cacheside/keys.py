@@ -1,4 +1,4 @@
-"""Keys: how a call is bound, how a template is rendered, and which texts can be keys at all.
+"""Keys: how a template is rendered, and which texts can be keys at all.
 
 A template is literals and fields in turn, ``L0 F1 L1 F2 ... Fn Ln``. Two renderings are equal only if every field has
 the same text, whatever that text is:
@@ -20,7 +20,6 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from inspect import Parameter, Signature
 from operator import itemgetter
 from string import Formatter
 from typing import Any, NamedTuple
@@ -33,62 +32,6 @@ _CONVERSIONS: dict[str | None, Callable[[object], str]] = {"s": str, "r": repr, 
 _BIG = 1 << 64  # what is larger takes the slow path: Python can refuse to write it as a decimal
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+[>,;]")
 _NO_KEY = re.compile(r"\A%v|[^!-~]|%(?![0-9A-F]{2}|none|true|false|v(?:[A-Za-z0-9_.-]|%[0-9A-F]{2})+\Z)")
-
-
-class Binder:
-    """The arguments of a call, by parameter name, for one signature. Safe to share between threads.
-
-    Args:
-        signature: of the function whose calls are bound; kept as `.signature`.
-    """
-
-    def __init__(self, signature: Signature) -> None:
-        parameters = signature.parameters.values()
-        by_position = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
-        variadic = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
-        self.signature = signature
-        self.positional: tuple[str, ...] | None = None
-        """The names of the parameters, if all of them can be given by position."""
-        self._plain = not any(parameter.kind in variadic for parameter in parameters)
-        self._names = tuple(signature.parameters)
-        self._positional = tuple(parameter.name for parameter in parameters if parameter.kind in by_position)
-        if self._positional == self._names:
-            self.positional = self._names
-        self._keywords = {p.name for p in parameters if p.kind not in (Parameter.POSITIONAL_ONLY, *variadic)}
-        self._defaults = {p.name: p.default for p in parameters if p.default is not Parameter.empty}
-        self._rests = [self._rest(count) for count in range(len(self._positional) + 1)] if self._plain else []
-
-    def bind(self, args: tuple[object, ...], kwargs: dict[str, object]) -> dict[str, object]:
-        """Every parameter and its value, in the order of the signature, with defaults applied.
-
-        It makes no difference whether an argument came by position or by keyword. ``*args`` is a tuple and
-        ``**kwargs`` a dict under their own names.
-
-        Raises:
-            TypeError: the function cannot be called like this.
-        """
-        count = len(args)
-        if not kwargs and count < len(self._rests):
-            rest = self._rests[count]
-            if rest is not None:
-                values = dict(zip(self._positional, args))  # noqa: B905  # strict= is a third of the cost of this call
-                if rest:
-                    values.update(rest)
-                return values
-        elif count < len(self._rests) and self._keywords.issuperset(kwargs):
-            values = self._defaults | dict(zip(self._positional, args))  # noqa: B905  # as above
-            if kwargs.keys().isdisjoint(self._positional[:count]):
-                values |= kwargs
-                if len(values) == len(self._names):
-                    return {name: values[name] for name in self._names}
-        bound = self.signature.bind(*args, **kwargs)  # variadics, and calls that raise TypeError here
-        bound.apply_defaults()
-        return dict(bound.arguments)
-
-    def _rest(self, count: int) -> dict[str, object] | None:
-        """What defaults give after `count` positional arguments; None if that is not enough for a call."""
-        names = self._names[count:]
-        return {name: self._defaults[name] for name in names} if self._defaults.keys() >= set(names) else None
 
 
 class _Field(NamedTuple):
@@ -153,14 +96,17 @@ class Template:
             for field, _ in self._rest
         ]
 
-    def by_position(self, names: Sequence[str]) -> Template:
-        """The same, for a tuple of the values that these names have."""
+    def by_position(self, names: Sequence[str]) -> Callable[[Sequence[Any]], str]:
+        """`render` for a tuple of the values that these names have."""
+        roots = [field.root for field, _ in self._rest]
+        if self._plain and roots == list(names):
+            return self.spell
         other = Template.__new__(Template)
         other.__dict__.update(self.__dict__)
-        other._get = _getter([names.index(field.root) for field, _ in self._rest])
-        return other
+        other._get = _getter([names.index(root) for root in roots])
+        return other.render
 
-    def render(self, arguments: Mapping[Any, Any] | Sequence[Any]) -> str:
+    def render(self, arguments: Mapping[str, Any] | Sequence[Any]) -> str:
         """The key for these arguments. Two calls share it only if every field has the same text.
 
         Args:
@@ -171,7 +117,7 @@ class Template:
         """
         return self.spell(self.values(arguments))
 
-    def values(self, arguments: Mapping[Any, Any] | Sequence[Any]) -> Sequence[Any]:
+    def values(self, arguments: Mapping[str, Any] | Sequence[Any]) -> Sequence[Any]:
         """The values of the expressions, of which `spell` makes the key.
 
         Raises:
@@ -274,7 +220,10 @@ def _getter(names: Sequence[Any]) -> Callable[[Any], tuple[Any, ...]]:
     """What takes the items of these names, or places, from a mapping or a sequence."""
     if len(names) > 1:
         return itemgetter(*names)
-    return lambda items: tuple([items[name] for name in names])
+    if names:
+        (name,) = names
+        return lambda items: (items[name],)
+    return lambda items: ()
 
 
 def quote(value: object) -> str:

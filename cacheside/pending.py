@@ -58,6 +58,8 @@ class Pending:
         self._overflow = 0  # the tick of the last failure since there were too many; 0: there are not
         self._tick = 0
         self._next_try = 0.0
+        self.any: bool = False
+        """Whether anything is pending: each call asks. It is so before `add` returns."""
         self.after_fork()
         forks.register(self)
 
@@ -66,7 +68,7 @@ class Pending:
         self._lock = threading.Lock()
 
     def __bool__(self) -> bool:
-        return bool(self._failed or self._overflow)
+        return self.any
 
     def __len__(self) -> int:
         return len(self._failed)
@@ -94,6 +96,7 @@ class Pending:
             if self._overflow or len(self._failed) > self._limit:
                 self._failed.clear()
                 self._overflow = self._tick
+            self.any = bool(self._failed or self._overflow)
 
     def due(self, now: float) -> Snapshot | None:
         """What to try to deliver now, if it is time to try again; `now` is monotonic seconds.
@@ -124,6 +127,7 @@ class Pending:
                     del self._failed[key]
             if cleared and self._overflow <= delivered.tick:
                 self._overflow = 0
+            self.any = bool(self._failed or self._overflow)
             if not but:
                 self._next_try = 0.0
 

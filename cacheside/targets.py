@@ -11,13 +11,14 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeAlias
 
+from .binder import Binder
 from .core import Core
 from .engine import Keeper, Policy
 from .errors import ConfigurationError
 from .expiry import UNSET, Duration, Expiry, OrUnset, Ttl, seconds
 from .functions import Home
 from .keymaker import is_coroutine, location_of, signature_of
-from .keys import Binder, Template, check_key, split_version
+from .keys import Template, check_key, split_version
 from .stats import Counters
 from .wrappers import AsyncCached, Cached, bound_to
 

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from key_values import Session, Tenant
 
+from cacheside.binder import Binder
 from cacheside.canonical import default_key
 from cacheside.errors import ConfigurationError, InvalidKeyError
-from cacheside.keys import Binder, Template, check_key, quote, split_version, with_version
+from cacheside.keys import Template, check_key, quote, split_version, with_version
 
 # ---- binding --------------------------------------------------------------------------------------------------------
 

@@ -10,11 +10,13 @@ read its warning). Nothing of them is imported before it is used.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias, TypeGuard, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 from ..errors import ConfigurationError
 from ..registry import Registry
-from .classes import register_type
+
+if TYPE_CHECKING:
+    from .classes import register_type
 
 __all__ = ["Factory", "Secret", "Serializer", "create", "refuse_secret", "register", "register_type", "registry"]
 
@@ -111,6 +113,14 @@ def refuse_secret(name: str, secret: Secret | None) -> None:
     """
     if secret is not None:
         raise ConfigurationError(f"serializer {name!r} signs nothing: leave secret= out, or choose serializer='pickle'")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "register_type":
+        from .classes import register_type  # costly to import, and few have types to register
+
+        return register_type
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _is_serializer(candidate: object) -> TypeGuard[Serializer]:

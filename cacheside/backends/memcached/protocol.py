@@ -29,12 +29,14 @@ class Protocol:
     def __init__(self, ring: Ring, timeout: float) -> None:
         self.ring = ring
         self.names: list[str] = [server.name for server in ring.servers]
+        self._several = len(self.names) > 1
         self._lease = 0.0, 0  # the last one, and as the servers take it
         self.known: tuple[Known, ...] = tuple(Known(name, timeout) for name in self.names)
 
     def lookup(self, key: str, lease: float) -> tuple[int, wire.Command[Answer | wire.Held]]:
         """See `Backend.lookup`: the place of the server, and its first command. All there is to it, but for `Held`."""
-        place, name = self._find(key)
+        name = wire.wire_key(key)
+        place = self.ring.index(name) if self._several else 0
         if lease != self._lease[0] or self._lease[1] > wire.RELATIVE_LIMIT:  # that is a date
             self._lease = lease, wire.whole_seconds(lease)
         return place, wire.lookup(name, self._lease[1])

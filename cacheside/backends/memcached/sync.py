@@ -30,6 +30,7 @@ class _Connection(Client):  # type: ignore[misc]  # the base is untyped
 
     def __init__(self, server: Server, timeout: float) -> None:
         self._target = server
+        self._patience = timeout
         super().__init__(  # pyright: ignore[reportUnknownMemberType]  # pymemcache ships no types
             server.path or (server.host, server.port),
             connect_timeout=timeout,
@@ -54,7 +55,7 @@ class _Connection(Client):  # type: ignore[misc]  # the base is untyped
                 except OSError:
                     if not left:
                         raise
-        sockets.bound(cast(socket.socket, self.sock), self.timeout)
+        sockets.bound(cast(socket.socket, self.sock), self._patience)
         self.opened = clock()
 
     def carry(self, command: wire.Command[T], sent: int, name: str) -> T:
@@ -112,7 +113,13 @@ class Node:
             known.breaker.admit()
         while True:
             pool = self._pool
-            connection, fresh = self._take(pool, command.before)
+            with self._lock:
+                granted = pool.take(command.before)
+            connection: _Connection | None
+            if type(granted) is _Connection:
+                connection, fresh = granted, False
+            else:
+                connection, fresh = self._obtain(pool, granted)
             if connection is None:
                 return cast(T, command.otherwise)
             sent = self._clock()
@@ -148,12 +155,10 @@ class Node:
         for connection in self._pool.forget():
             connection.close()
 
-    def _take(self, pool: _Pool, before: int | None) -> tuple[_Connection | None, bool]:
+    def _obtain(
+        self, pool: _Pool, granted: _Connection | Verdict | Waiter[_Connection, threading.Event]
+    ) -> tuple[_Connection | None, bool]:
         """A connection, and whether it is new; None if no connection may carry the command."""
-        with self._lock:
-            granted = pool.take(before)
-        if type(granted) is _Connection:
-            return granted, False
         if isinstance(granted, Waiter):
             granted = self._wait(pool, granted)
         if granted is GONE:
