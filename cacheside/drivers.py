@@ -127,8 +127,11 @@ def _perform(step: Step, backend: Backend | None, load: Callable[[], Any]) -> An
             loading.set(outer)
             del step, outer  # an error's traceback holds this frame, and a flight holds the error: a cycle
     if isinstance(step, Wait):
-        ended = threading.Event()
-        return not step.flight.when_done(ended.set) or ended.wait(min(step.seconds, threading.TIMEOUT_MAX))
+        ended = threading.Lock()  # an Event is made of more than one, and a thousand threads may wait
+        ended.acquire()
+        return not step.flight.when_done(ended.release) or ended.acquire(
+            timeout=min(step.seconds, threading.TIMEOUT_MAX)
+        )
     if isinstance(step, Pause):
         time.sleep(step.seconds)
     elif backend is not None:

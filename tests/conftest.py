@@ -33,9 +33,9 @@ SERVER_FIXTURES = frozenset({
 })  # fmt: skip
 
 PROOFS = (
-    "test_check", "test_faults", "test_fuzz", "test_interleavings", "test_memcached_races", "test_model",
-    "test_mutations", "test_outage", "test_processes", "test_races", "test_redis_cluster", "test_redis_sentinel",
-    "test_servers", "test_typing",
+    "test_benchmarks", "test_check", "test_faults", "test_fuzz", "test_interleavings", "test_memcached_races",
+    "test_model", "test_mutations", "test_outage", "test_processes", "test_races", "test_redis_cluster",
+    "test_redis_sentinel", "test_servers", "test_typing",
 )  # fmt: skip
 KINDS_OF_SERVERS = (  # the conformance suite on what differs from one Redis or memcached by its server, not its Python
     "TestMemcachedRing", "TestRedisClients", "TestRedisCluster", "TestRedisScripts", "TestRedisSentinel", "TestValkey",

@@ -3,9 +3,9 @@
 #
 #     tests/run.sh [--python 3.12] [--long] [arguments for pytest ...]
 #
-# The tests marked "proof" (races, faults, models, fuzzing, further kinds of servers) say little about a Python and much
-# about the protocols: they run on the first Python only. --long makes them long, for one Python: an hour or more instead
-# of minutes.
+# The tests marked "proof" (races, faults, models, fuzzing, further kinds of servers, the benchmarks) say little about a
+# Python and much about the protocols: they run on the first Python only. --long makes them long, for one Python: an
+# hour or more instead of minutes.
 #
 # Most tests wait more than they compute, so several run at once; those marked "alone" have the machine to themselves.
 # With arguments for pytest it is one plain run of pytest.

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from colours import Colour
 from redis.exceptions import ConnectionError, InvalidResponse, TimeoutError
-from redis_tools import say
-from servers import RedisServer
+from redis_tools import MakeCache, say
+from servers import RedisServer, free_port
 
+from cacheside import Cache
 from cacheside.backends.base import Busy, Hit, Leased
 from cacheside.backends.redis import RedisBackend
 from cacheside.backends.redis.line import CROWD, Line
@@ -348,3 +350,63 @@ def test_frozen_server_costs_one_time_out(new_redis: NewRedis) -> None:
         await aio.close()
 
     asyncio.run(scenario())
+
+
+def test_frozen_server_before_the_first(new_redis: NewRedis) -> None:
+    """A server that takes no connection costs the first lookup one time-out for it, not one for each way to connect."""
+    server = new_redis()
+    backend = RedisBackend.from_url(server.url.replace(str(server.port), str(free_port())), timeout=0.3, clock=float)
+
+    async def scenario() -> None:
+        aio: Any = backend.aio
+        opened: list[object] = []
+        form: Any = aio._servers.get(OneServer.HERE) or aio._open(OneServer.HERE)
+        connect, form.open_line = form.open_line, lambda pack: opened.append(pack) or connect(pack)
+        with pytest.raises(CacheUnavailable):
+            await aio.lookup("k", 60)
+        assert len(opened) == 1
+        assert form.breaker.open
+        await aio.close()
+
+    asyncio.run(scenario())
+
+
+# --- where there is no short way ---
+
+
+@pytest.mark.parametrize("lacking", ["hiredis", "what redis-py does not promise"])
+def test_the_long_way(
+    colour: Colour,
+    make_cache: MakeCache,
+    redis_server: RedisServer,
+    namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
+    lacking: str,
+) -> None:
+    """Without hiredis, or with a redis-py that keeps its socket elsewhere, all goes as redis-py would have it."""
+    if lacking == "hiredis":
+        monkeypatch.setattr("cacheside.backends.redis.server.HIREDIS_AVAILABLE", False)
+        monkeypatch.setattr("cacheside.backends.redis.aserver.HIREDIS_AVAILABLE", False)
+    else:
+        monkeypatch.setattr("cacheside.backends.redis.server.hasattr", lambda *of: False, raising=False)
+
+        async def opens_elsewhere(self: Line, connection: object) -> None:
+            raise AttributeError("_writer")
+
+        monkeypatch.setattr(Line, "open", opens_elsewhere)
+    cache = make_cache(redis_server.url, namespace=namespace, timeout=20)
+    loads: list[int] = []
+    read = colour.decorate(cache.cached("row:{number}"), lambda number: loads.append(number) or len(loads))
+    write = colour.decorate(cache.invalidates("row:{number}"), lambda number: None)
+    assert [colour.run(read, 7) for _ in range(3)] == [1, 1, 1]
+    colour.run(write, 7)
+    assert [colour.run(read, 7) for _ in range(3)] == [2, 2, 2]
+    assert cache.stats().totals.errors == 0
+    if colour.name == "async":
+        assert colour.run(a_line_of, cache) is None
+
+
+async def a_line_of(cache: Cache) -> Line | None:
+    """The line of a cache in the running loop."""
+    backend: Any = cache._core.backend
+    return a_line(backend)

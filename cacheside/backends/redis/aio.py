@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from redis.exceptions import RedisError
+
 from ... import tokens
 from ...giveback import given_back, lease_or_give_back, release
 from ..base import Answer, AsyncBackend, Busy, Capability, Leased
@@ -42,9 +44,12 @@ class AsyncRedis(AsyncBackend):
         protocol = route.protocol
         address = route.home(key)
         if address is not None and not (server := self._servers.get(address) or self._open(address)).breaker.open:
-            line = server.line() or await server.open_line(protocol.packed_lookup)
+            token = tokens.fresh()
+            try:
+                line = server.line() or await server.open_line(protocol.packed_lookup)
+            except (RedisError, OSError) as error:
+                line, begun = None, Begun(address, token, error)
             if line is not None and protocol.native:
-                token = tokens.fresh()
                 asked = line.ask(key, token, lease)
                 try:
                     reply = await asked

@@ -97,7 +97,11 @@ class AsyncServer:
         return place.lines[0] if place is not None and place.lines and not place.lines[0].closed else None
 
     async def open_line(self, pack: Callable[[str, bytes, float], bytes]) -> Line | None:
-        """Open one; None: somebody does already, or cannot, or these are the connections of a user's client."""
+        """Open one; None: somebody is doing that, or these are the connections of a user's client.
+
+        Raises:
+            RedisError, OSError: it cannot be opened.
+        """
         if self._limit is None or self._timeout is None:
             return None
         place = await self._place(self._limit)
@@ -110,8 +114,9 @@ class AsyncServer:
         line = Line(asyncio.get_running_loop(), self._timeout, pack)
         try:
             await line.open(place.pool.connection_class(**place.pool.connection_kwargs))
-        except (RedisError, OSError):
-            return None  # those of the pool find the same, and say so
+        except AttributeError:  # a redis-py that keeps its transport elsewhere: then all goes over the pool
+            place.may_have_line = False
+            return None
         finally:
             place.opening = False
         place.lines.append(line)

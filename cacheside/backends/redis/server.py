@@ -173,13 +173,13 @@ def _close(links: Sequence[Any]) -> None:
         link.close()
 
 
-def _linker() -> Callable[[Any], Any]:
-    """What makes a link of a connection of our own."""
-    if not HIREDIS_AVAILABLE:
-        return _Link
+def _link(connection: Any) -> Any:
+    """For a connection of our own: the short way over its socket, if it shows that, or redis-py's."""
+    if not HIREDIS_AVAILABLE or not hasattr(connection, "_sock"):
+        return _Link(connection)
     from .shortcut import Shortcut  # it needs hiredis
 
-    return Shortcut
+    return Shortcut(connection)
 
 
 class SyncServer:
@@ -259,10 +259,11 @@ class SyncServer:
         pool = self._make_pool()
         if self._limit is None:
             return _Theirs(pool)
-        link = _linker()
-        return _Ours(
-            self._name, self.breaker, lambda: link(pool.connection_class(**pool.connection_kwargs)), self._limit
-        )
+
+        def make() -> Any:
+            return _link(pool.connection_class(**pool.connection_kwargs))
+
+        return _Ours(self._name, self.breaker, make, self._limit)
 
 
 def send(connection: Any, commands: Sequence[Command]) -> Any:
