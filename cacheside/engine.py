@@ -17,6 +17,7 @@ cancellation or an exit (a BaseException) is thrown in, and then the generator c
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -298,6 +299,6 @@ def _would_block(flight: Flight, sync: bool) -> bool:
 
 
 def _chance() -> float:
-    from random import random  # costly to import, and not needed before the first miss
-
-    return random()
+    """From 0 up to 1. Not by `random`, which is costly to import; nor is that left to the first miss: a child that is
+    forked while another thread imports something could never import it."""
+    return int.from_bytes(os.urandom(6), "big") / 2**48

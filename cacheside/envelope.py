@@ -121,6 +121,10 @@ class LiveCodec:
         self.identity = version
         self._version = version
         self._copies = copies
+        if copies:
+            from copy import deepcopy  # costly to import, and now: see `engine._chance`
+
+            self._deepcopy: Callable[[Any], Any] = deepcopy
 
     def encode(self, outcome: Outcome, ttl: float | None) -> Any:
         """See `Codec.encode`. What can be consumed only once is refused."""
@@ -160,9 +164,7 @@ class LiveCodec:
         if not self._copies:
             return value
         try:
-            from copy import deepcopy  # only where values are copied
-
-            return deepcopy(value)
+            return self._deepcopy(value)
         except Exception as problem:
             raise NotCacheableError(f"copy=true cannot copy a {type(value).__qualname__}: {problem!r}") from problem
 

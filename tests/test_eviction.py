@@ -94,7 +94,7 @@ class S3Fifo:
         self.capacity = capacity
         self.small: OrderedDict[str, int] = OrderedDict()
         self.main: OrderedDict[str, int] = OrderedDict()
-        self.ghosts: OrderedDict[str, None] = OrderedDict()
+        self.left: list[str | None] = []  # the last that left the small queue; None for what has come back
         self.main_capacity = capacity - max(1, capacity // 10)
 
     def keys(self) -> set[str]:
@@ -107,8 +107,8 @@ class S3Fifo:
                 return
         while len(self.small) + len(self.main) >= self.capacity:
             self.evict()
-        queue = self.main if key in self.ghosts else self.small
-        self.ghosts.pop(key, None)
+        queue = self.main if key in self.left else self.small
+        self.left = [None if each == key else each for each in self.left]
         queue[key] = 0
 
     def evict(self) -> None:
@@ -116,9 +116,8 @@ class S3Fifo:
             while self.small:
                 key, hits = self.small.popitem(last=False)
                 if hits < 2:
-                    self.ghosts[key] = None
-                    if len(self.ghosts) > self.main_capacity:
-                        self.ghosts.popitem(last=False)
+                    self.left.append(key)
+                    del self.left[: max(0, len(self.left) - self.main_capacity)]
                     return
                 self.main[key] = 0
         while True:
