@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from redis import Redis
 from redis.asyncio import Redis as AsyncioRedis
+from redis.utils import HIREDIS_AVAILABLE
 
 from ...errors import ConfigurationError
 from ..base import AsyncBackend, Capability, Size
@@ -22,6 +23,10 @@ from .routes import Address, OneServer, Route
 from .server import SyncServer
 from .sync import SyncRedis
 from .wire import Protocol
+
+if HIREDIS_AVAILABLE:
+    # Now, not at the first call: a child that is forked while another thread imports something could never import it.
+    from . import line, shortcut  # noqa: F401  # imported where they are needed, for they need hiredis
 
 _PATIENCE_OF_PROBES = 5.0  # seconds, where a user's client has no time-out
 
