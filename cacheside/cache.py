@@ -17,17 +17,18 @@ from .errors import ConfigurationError
 from .expiry import UNSET, Duration, Expiry, OrUnset, Ttl, seconds
 from .functions import Home
 from .keys import quote
-from .serializers import Secret, Serializer
+from .serializers import Compress, Secret, Serializer
 from .stats import Stats
 from .targets import Entry, Terms, server_key
 from .writes import Write
 
 F = TypeVar("F", bound="Callable[..., Any] | classmethod[Any, ..., Any] | staticmethod[..., Any]")
 
-_URL_OPTIONS = ("namespace", "serializer", "ttl", "lease", "timeout")
+_URL_OPTIONS = ("namespace", "serializer", "compress", "ttl", "lease", "timeout")
 _DEFAULTS: dict[str, Any] = {
     "namespace": "cacheside",
     "serializer": "msgpack",
+    "compress": None,
     "ttl": 300.0,
     "lease": 10.0,
     "timeout": 0.25,
@@ -40,10 +41,12 @@ class Cache:
     Args:
         backend: a URL (``memory://``, ``redis://host:6379/0``, ``memcached://host:11211``, ``null://``, ...), or an
             object that meets `backends.base.Backend` or `AsyncBackend`. A URL may carry the options `namespace`,
-            `serializer`, `ttl`, `lease` and `timeout` in its query.
+            `serializer`, `compress`, `ttl`, `lease` and `timeout` in its query.
         namespace: prefixes every key on a server; caches with one server and one namespace share entries. A memory
             cache is private to its object.
         serializer: a name or a `Serializer`; checked, though unused, on a memory cache.
+        compress: "zlib", "zstd" (extra ``cacheside[zstd]``) or a `serializers.Compression`: payloads on a server are
+            compressed from a size on; checked, though unused, on a memory cache. None: they are not.
         secret: for a serializer that signs, such as "pickle"; a list for rotation: the first signs, any verifies.
         ttl: for functions that are given none. None: no expiry.
         lease: seconds after which a load may no longer be filled, and after which every wait for another's load ends.
@@ -65,12 +68,16 @@ class Cache:
         namespace: str | OrUnset = UNSET,
         serializer: str | Serializer | OrUnset = UNSET,
         secret: Secret | None = None,
+        compress: Compress | OrUnset | None = UNSET,
         ttl: Ttl | OrUnset = UNSET,
         lease: Duration | OrUnset = UNSET,
         timeout: Duration | OrUnset = UNSET,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        given = {"namespace": namespace, "serializer": serializer, "ttl": ttl, "lease": lease, "timeout": timeout}
+        given = {
+            "namespace": namespace, "serializer": serializer, "compress": compress, "ttl": ttl, "lease": lease,
+            "timeout": timeout,
+        }  # fmt: skip
         options: dict[str, Any] = {name: value for name, value in given.items() if value is not UNSET}
         if isinstance(backend, str):
             from .backends import urls  # costly to import, and a module that decorates has no cache yet
@@ -102,8 +109,11 @@ class Cache:
         prefix = "" if kept_here else f"{quote(self._namespace)}:"
         self._core = Core(label, plain, aio, prefix, lease_seconds)
 
-        def choose(wanted: str | Serializer | None) -> Serializer:
-            return own if wanted is None or wanted == own.name else serializers.create(wanted)
+        serializers.around(own, options["compress"])
+
+        def choose(wanted: str | Serializer | None, compressed: Compress | OrUnset | None) -> Serializer:
+            made = own if wanted is None or wanted == own.name else serializers.create(wanted)
+            return serializers.around(made, options["compress"] if compressed is UNSET else compressed)
 
         self._home = Home(self._core, options["ttl"], choose, clock or time.time)
         self.cached: CachedFactory = CachedFactory(lambda: self._home, bound=True)
@@ -221,7 +231,7 @@ class Cache:
 
 def _number(name: str, text: str) -> object:
     """The value of a URL option."""
-    if name in ("namespace", "serializer"):
+    if name in ("namespace", "serializer", "compress"):
         return text
     if name == "ttl" and text.lower() == "none":
         return None

@@ -14,7 +14,7 @@ from .expiry import UNSET, Duration, OrUnset, Ttl
 from .functions import Function, Home
 from .keymaker import is_generator
 from .options import Options
-from .serializers import Serializer
+from .serializers import Compress, Serializer
 from .wrappers import AsyncCached, Cached, Kind, wrap
 
 P = ParamSpec("P")
@@ -61,6 +61,7 @@ class CachedFactory:
         negative_ttl: Duration = 30,
         version: str | int = "",
         serializer: str | Serializer | None = None,
+        compress: Compress | OrUnset | None = UNSET,
     ) -> CachedDecorator: ...
     @overload
     def __call__(
@@ -76,6 +77,7 @@ class CachedFactory:
         ignore: Collection[str] = (),
         version: str | int = "",
         serializer: str | Serializer | None = None,
+        compress: Compress | OrUnset | None = UNSET,
     ) -> CachedDecorator: ...
     def __call__(
         self,
@@ -91,6 +93,7 @@ class CachedFactory:
         ignore: Collection[str] = (),
         version: str | int = "",
         serializer: str | Serializer | None = None,
+        compress: Compress | OrUnset | None = UNSET,
     ) -> Any:
         """Cache what a function returns.
 
@@ -111,6 +114,7 @@ class CachedFactory:
             ignore: parameters left out of a key made from the arguments.
             version: of the value's shape. A value stored under another version is a miss, and is replaced.
             serializer: a name or a `Serializer`, for this function; checked, though unused, on a memory cache.
+            compress: as of `Cache`, for this function; None: its values are not compressed.
 
         Raises:
             ConfigurationError: an option that cannot work, a template that does not fit, a generator function.
@@ -129,6 +133,7 @@ class CachedFactory:
             ignore=ignore,
             version=version,
             serializer=serializer,
+            compress=compress,
         )
         if target is None:
             return lambda fn: self._decorate(fn, options)

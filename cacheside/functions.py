@@ -12,12 +12,12 @@ from .core import Core
 from .engine import Keeper, Policy, Reader
 from .entries import Table
 from .envelope import Codec, LiveCodec, WireCodec
-from .expiry import Ttl
+from .expiry import UNSET, OrUnset, Ttl
 from .hitpath import HitPath, Switch
 from .keymaker import KeyMaker, is_coroutine, location_of
 from .options import Options
 from .rawkeys import in_parts, types_of
-from .serializers import Serializer
+from .serializers import Compress, Serializer
 from .stats import CacheInfo, Counters
 
 
@@ -27,7 +27,8 @@ class Home:
     Args:
         core: the shared state.
         ttl: for functions that were given none.
-        serializer: the serializer for an option of the function; for None, the cache's own.
+        serializer: the serializer for two options of the function, `serializer` and `compress`; the cache's own where
+            they were not given.
         wall: wall clock in seconds.
     """
 
@@ -37,12 +38,12 @@ class Home:
         self,
         core: Core,
         ttl: Ttl,
-        serializer: Callable[[str | Serializer | None], Serializer],
+        serializer: Callable[[str | Serializer | None, Compress | OrUnset | None], Serializer],
         wall: Callable[[], float],
     ) -> None:
         self.core: Core = core
         self.ttl: Ttl = ttl
-        self.serializer: Callable[[str | Serializer | None], Serializer] = serializer
+        self.serializer: Callable[[str | Serializer | None, Compress | OrUnset | None], Serializer] = serializer
         self.wall: Callable[[], float] = wall
 
     def codec(
@@ -50,10 +51,11 @@ class Home:
         serializer: str | Serializer | None = None,
         version: str = "",
         exceptions: Collection[type[BaseException]] = (),
+        compress: Compress | OrUnset | None = UNSET,
     ) -> Codec:
         """How this cache stores the values of a function with these options."""
         # Made even where it is not used, so that its mistakes show: memory stands in for a server.
-        made = self.serializer(serializer)
+        made = self.serializer(serializer, compress)
         capabilities = self.core.capabilities
         if "objects" in capabilities:
             return LiveCodec(version, copies="copies" in capabilities)
@@ -74,7 +76,7 @@ class Runtime:
             function.keys.check_server()
         self.table: Table | None = Table(function.keys.is_default) if "rows" in core.capabilities else None
         self.counters: Counters = core.book.open(function.name, self, None if self.table is None else self.table.hits)
-        codec = home.codec(options.serializer, function.keys.version, options.cache_exceptions)
+        codec = home.codec(options.serializer, function.keys.version, options.cache_exceptions, options.compress)
         policy = Policy(
             function.name, function.where, options.expiry(home.ttl), options.cache_if, options.cache_exceptions
         )

@@ -8,7 +8,7 @@ from typing import Any
 from . import serializers
 from .errors import ConfigurationError
 from .expiry import UNSET, Duration, Expiry, OrUnset, Ttl
-from .serializers import Serializer
+from .serializers import Compress, Serializer
 
 
 class Options:
@@ -29,6 +29,7 @@ class Options:
         ignore: Collection[str],
         version: str | int,
         serializer: str | Serializer | None,
+        compress: Compress | OrUnset | None,
     ) -> None:
         self.key = key
         self.ttl = ttl
@@ -39,6 +40,7 @@ class Options:
         self.ignore = ignore
         self.version = version
         self.serializer = serializer
+        self.compress = compress
         if self.key is not None and not isinstance(self.key, str) and not callable(self.key):
             raise ConfigurationError(f"key= is a template such as 'user:{{user_id}}' or a callable, not {self.key!r}")
         if self.cache_if is not None and not callable(self.cache_if):

@@ -116,8 +116,9 @@ def test_options_of_cached() -> None:
     parameters = dict(inspect.signature(cacheside.cached.__call__).parameters)
     del parameters["target"]
     documented = {row[0].strip("`"): row[1] for row in table("Options of `cached`")}
-    assert documented.pop("ttl") == "the cache's"
-    assert parameters.pop("ttl").default is UNSET
+    for name in ("ttl", "compress"):
+        assert documented.pop(name) == "the cache's"
+        assert parameters.pop(name).default is UNSET
     assert {name: ast.literal_eval(text.strip("`")) for name, text in documented.items()} == {
         name: parameter.default for name, parameter in parameters.items()
     }

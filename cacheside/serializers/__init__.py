@@ -17,8 +17,16 @@ from ..registry import Registry
 
 if TYPE_CHECKING:
     from .classes import register_type
+    from .compression import Compressed, Compression, Compressor
 
-__all__ = ["Factory", "Secret", "Serializer", "create", "refuse_secret", "register", "register_type", "registry"]
+    Compress: TypeAlias = str | Compressor | Compression
+else:
+    Compress = object
+
+__all__ = [
+    "Compress", "Compressed", "Compression", "Compressor", "Factory", "Secret", "Serializer", "around", "create",
+    "refuse_secret", "register", "register_compressor", "register_type", "registry",
+]  # fmt: skip
 
 Secret: TypeAlias = str | bytes | Sequence[str | bytes]
 """What signs payloads: one secret, or several for rotation (the first signs, any of them verifies)."""
@@ -115,11 +123,45 @@ def refuse_secret(name: str, secret: Secret | None) -> None:
         raise ConfigurationError(f"serializer {name!r} signs nothing: leave secret= out, or choose serializer='pickle'")
 
 
+def around(serializer: Serializer, compress: Compress | None) -> Serializer:
+    """`serializer`, with the compression that a user asked for.
+
+    Raises:
+        ConfigurationError: the compressor is unknown, or a number cannot be.
+        MissingExtraError: its package is not installed; the message has the pip command.
+    """
+    if compress is None:
+        return serializer
+    from .compression import Compressed, Compression
+
+    return Compressed(serializer, compress if isinstance(compress, Compression) else Compression(compress))
+
+
+def register_compressor(name: str, target: str | type[Compressor] | Compressor) -> None:
+    """Make a compressor known as ``compress="name"``.
+
+    Args:
+        name: what users write.
+        target: a `Compressor`, its class, or the path of either, ``"package.module:Attribute"``.
+
+    Raises:
+        ConfigurationError: the name is taken, or the path has no colon.
+    """
+    from .compression import registry as compressors
+
+    compressors.register(name, target)
+
+
 def __getattr__(name: str) -> Any:
+    # They are costly to import, and few need them.
     if name == "register_type":
-        from .classes import register_type  # costly to import, and few have types to register
+        from .classes import register_type
 
         return register_type
+    if name in ("Compressed", "Compression", "Compressor"):
+        from . import compression
+
+        return getattr(compression, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
