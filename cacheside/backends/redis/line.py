@@ -25,7 +25,7 @@ from redis.exceptions import ConnectionError, InvalidResponse, TimeoutError
 
 from ..base import new
 from ..patience import Patience
-from .wire import REFUSAL
+from .wire import REFUSAL, packed
 
 CROWD = 8  # lookups that are asked together by MGET
 _NOT_YET = object()
@@ -140,9 +140,7 @@ class Line(asyncio.Protocol):
         if self.closed:
             return
         if self._mget and len(asked) >= CROWD:
-            names = [one.key.encode() for one in asked]
-            head = b"*%d\r\n$4\r\nMGET\r\n" % (len(names) + 1)
-            self._write(head + b"".join([b"$%d\r\n%b\r\n" % (len(name), name) for name in names]), (asked,))
+            self._write(packed([b"MGET", *[one.key.encode() for one in asked]]), (asked,))
         else:
             self._send(asked)
 
@@ -165,8 +163,8 @@ class Line(asyncio.Protocol):
 
     def _send(self, asked: list[_Asked]) -> None:
         asked = [one for one in asked if not one.reply.done()]  # their callers have been cancelled
-        packed = [self._pack(one.key, one.token, one.lease) for one in asked]
-        self._write(b"".join(packed), [one.reply for one in asked])
+        commands = [self._pack(one.key, one.token, one.lease) for one in asked]
+        self._write(b"".join(commands), [one.reply for one in asked])
 
     def _write(self, data: bytes, asked: Sequence[asyncio.Future[Any] | list[_Asked]]) -> None:
         if not self._under_way:
@@ -199,13 +197,14 @@ class Line(asyncio.Protocol):
             _at_once(self._connection.disconnect(nowait=True))
             if self._transport is not None:
                 self._transport.abort()
-        left, self._outbox = self._outbox, []
+        replies = [one.reply for one in self._outbox]
         for each in self._under_way:
-            left += each if isinstance(each, list) else [_Asked(each, "", b"", 0.0)]
+            replies += [one.reply for one in each] if isinstance(each, list) else [each]
+        self._outbox.clear()
         self._under_way.clear()
-        for one in left:
-            if not one.reply.done():
-                one.reply.set_result(error)
+        for reply in replies:
+            if not reply.done():
+                reply.set_result(error)
 
 
 def _at_once(work: Coroutine[Any, Any, Any]) -> None:

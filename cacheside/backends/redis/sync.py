@@ -29,20 +29,19 @@ class SyncRedis:
         """See `Backend.lookup`. A hit takes the shortest way; what came instead of one is given to the route."""
         route, begun = self._route, None
         protocol = route.protocol
-        address = route.home(key)
+        address = route.home(key) if protocol.native else None
         if address is not None and not (server := self._servers.get(address) or self._open(address)).breaker.open:
             token = tokens.fresh()
-            if protocol.native:
-                try:
-                    reply = server.ask(protocol.packed_lookup(key, token, lease))
-                except BaseException:  # Ctrl-C
-                    protocol.remember(token)
-                    raise
-                first = protocol.first(reply, token)
-                if first is not None:
-                    return first
-                if reply is not REFUSAL:  # that goes through the route from the beginning
-                    begun = Begun(address, token, reply)
+            try:
+                reply = server.ask(protocol.packed_lookup(key, token, lease))
+            except BaseException:  # Ctrl-C
+                protocol.remember(token)
+                raise
+            first = protocol.first(reply, token)
+            if first is not None:
+                return first
+            if reply is not REFUSAL:  # that goes through the route from the beginning
+                begun = Begun(address, token, reply)
         answer: Answer = self._run(route.lookup(key, lease, begun))
         return answer
 

@@ -70,6 +70,11 @@ def answered(reply: Any, kind: type[Any] = object) -> Any:
     return reply
 
 
+def packed(words: Sequence[bytes]) -> bytes:
+    """A command as it goes over the wire."""
+    return b"*%d\r\n" % len(words) + b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
+
+
 def twice(command: Command) -> Operation:
     """Send a command which may safely arrive twice; once more if the connection turns out to be closed.
 
@@ -177,8 +182,8 @@ class Protocol:
     def packed_fill(self, key: str, token: bytes, stored: bytes, ttl: float | None) -> bytes:
         """The first command of a fill as it goes over the wire."""
         period = b"0" if ttl is None else b"%d" % _ms(ttl)
-        words = b"EVALSHA", _FILL, b"1", key.encode(), token, b"V%b%b%b" % (token, _UNUSED, stored), period
-        return b"*7\r\n" + b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
+        entry = b"V%b%b%b" % (token, _UNUSED, stored)
+        return packed((b"EVALSHA", _FILL, b"1", key.encode(), token, entry, period))
 
     def fill(self, key: str, token: bytes, stored: bytes, ttl: float | None) -> Operation:
         """See `Backend.fill`. A fill that arrives twice finds its own value, under the same token: accepted again."""
