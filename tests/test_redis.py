@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -384,3 +386,26 @@ def test_replica(open_backend: Open, new_redis: NewRedis, native: bool) -> None:
     for call in (("lookup", "new", 10), ("invalidate", ["k"]), ("clear", "k"), ("clear", None)):
         with pytest.raises(CacheUnavailable, match="ReadOnly"):
             getattr(cache, call[0])(*call[1:])
+
+
+def test_two_leases_at_once() -> None:
+    """Caches that share a backend, with leases of their own: each command has its own, whatever other threads ask."""
+    protocol = Protocol()
+    wrong: list[bytes] = []
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+
+    def go_on(lease: float, end: bytes) -> None:
+        for _ in range(20_000):
+            if not (command := protocol.packed_lookup("k", b"t" * 16, lease)).endswith(end):
+                wrong.append(command)
+
+    threads = [threading.Thread(target=go_on, args=each) for each in ((60.0, b"60000\r\n"), (7.0, b"$4\r\n7000\r\n"))]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert wrong == []

@@ -37,9 +37,10 @@ class Protocol:
         """See `Backend.lookup`: the place of the server, and its first command. All there is to it, but for `Held`."""
         name = wire.wire_key(key)
         place = self.ring.index(name) if self._several else 0
-        if lease != self._lease[0] or self._lease[1] > wire.RELATIVE_LIMIT:  # that is a date
-            self._lease = lease, wire.whole_seconds(lease)
-        return place, wire.lookup(name, self._lease[1])
+        last = self._lease  # read once: another cache on this backend may have another lease, in another thread
+        if lease != last[0] or last[1] > wire.RELATIVE_LIMIT:  # that is a date
+            last = self._lease = lease, wire.whole_seconds(lease)
+        return place, wire.lookup(name, last[1])
 
     def held(self, place: int, held: wire.Held, lease: float) -> Operation[Answer]:
         """The rest of a lookup that has found somebody else's lease: take it over, if it has stood for too long.

@@ -130,11 +130,15 @@ class Protocol:
 
     def packed_lookup(self, key: str, token: bytes, lease: float) -> bytes:
         """The command of a lookup as it goes over the wire to a server that is `native`."""
-        if lease != self._packed[0]:
+        last = self._packed  # read once: another cache on this backend may have another lease, in another thread
+        if lease != last[0]:
             period = b"%d" % _ms(lease)
-            self._packed = lease, b"\r\n$2\r\nNX\r\n$3\r\nGET\r\n$2\r\nPX\r\n$%d\r\n%b\r\n" % (len(period), period)
+            last = self._packed = (
+                lease,
+                b"\r\n$2\r\nNX\r\n$3\r\nGET\r\n$2\r\nPX\r\n$%d\r\n%b\r\n" % (len(period), period),
+            )
         name = key.encode()
-        return b"*7\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$17\r\nL%b%b" % (len(name), name, token, self._packed[1])
+        return b"*7\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$17\r\nL%b%b" % (len(name), name, token, last[1])
 
     @staticmethod
     def first(reply: Any, token: bytes) -> Hit | Leased | None:
