@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 Capability: TypeAlias = Literal[
-    "in_process", "objects", "copies", "clear", "whole_seconds", "stores", "rows", "gives_back"
+    "in_process", "objects", "copies", "clear", "whole_seconds", "stores", "rows", "gives_back", "claims", "batches"
 ]
 """What a backend can do beyond the protocol.
 
@@ -34,6 +34,8 @@ clear          `clear(prefix)` drops just the keys that begin with `prefix`; wit
 whole_seconds  its ttl is rounded up to seconds: the exact expiry has to travel inside `stored`
 stores         it keeps what it is given; without it (null) every lookup is known to be useless and none is made
 gives_back     its awaitable lookup, cancelled, releases by itself what it may have won
+claims         it is a `Claiming` (see `beyond.py`) as well: values can be refreshed while they are served
+batches        it is a `Batching` as well: many keys in one round trip, and tags
 rows           functions may find its entries without asking it: it has `attach` and `clock` (see `MemoryBackend`)
 """
 
@@ -47,6 +49,14 @@ class Hit(NamedTuple):
 
     `stored` is what `fill` was given. `seen` names this very entry, for `replace`.
     """
+
+    stored: Any
+    seen: Any
+
+
+class Stale(NamedTuple):
+    """The key holds a value that a writer has marked stale (`Claiming.mark_stale`): it has been invalidated, and is of
+    use only to those who asked for values like that. The fields are those of `Hit`."""
 
     stored: Any
     seen: Any
@@ -73,7 +83,7 @@ class Size(NamedTuple):
     limit: int | None
 
 
-Answer: TypeAlias = Hit | Leased | Busy | Guarded
+Answer: TypeAlias = Hit | Stale | Leased | Busy | Guarded
 
 
 @runtime_checkable
@@ -118,7 +128,8 @@ class Backend(Protocol):
         ...
 
     def invalidate(self, keys: Sequence[str]) -> None:
-        """Drop values *and kill leases* of all keys. When it returns, no older load can ever be filled.
+        """Drop values *and kill leases* of all keys; and versions of tags. When it returns, no older load can ever be
+        filled.
 
         A guard stays, with all its marks, but is untouched no more. (Erasing it would let a reader lease the key and
         fill the old value while the guard's writer has yet to commit; leaving it as it was would let `update` put an
