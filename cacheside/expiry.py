@@ -101,3 +101,68 @@ class Expiry:
 
     def _spread(self, ttl: float | None, chance: float) -> float | None:
         return None if ttl is None else ttl * (1 - self._jitter * chance)
+
+
+class Age(Enum):
+    """How old a value is, for one function."""
+
+    FRESH = "within its ttl"
+    EARLY = "within its ttl, but so near its end that it should be loaded again"
+    STALE = "past its ttl: it may be served while it is loaded again"
+    LAST = "past that too: it may be served where loading fails"
+    OVER = "of no use"
+
+
+class Windows:
+    """How long past its ttl a value may be served, and how early it is refreshed.
+
+    Args:
+        stale_while_revalidate: seconds past the ttl in which a value is served while it is refreshed in the background.
+        stale_if_error: seconds past the ttl in which it is served if loading it again fails.
+        early_refresh: how eagerly a value is refreshed before its ttl ends; 0: not. 1 is what the paper proves best.
+
+    Raises:
+        ConfigurationError: one of them is no number of that kind.
+    """
+
+    __slots__ = ("early", "if_error", "longest", "while_revalidate")
+
+    def __init__(
+        self, stale_while_revalidate: Duration = 0, stale_if_error: Duration = 0, early_refresh: float = 0
+    ) -> None:
+        self.while_revalidate: float = _window(stale_while_revalidate, "stale_while_revalidate")
+        self.if_error: float = _window(stale_if_error, "stale_if_error")
+        self.early: float = _window(early_refresh, "early_refresh")
+        self.longest: float = max(self.while_revalidate, self.if_error)
+        """Seconds that a value is kept past its ttl."""
+
+    def __bool__(self) -> bool:
+        return bool(self.longest or self.early)
+
+    def age(self, fresh: float, took: float, now: float, chance: float) -> Age:
+        """How old a value is at `now` that is fresh until `fresh`; `took`: seconds that its load took.
+
+        `chance` is a random number in [0, 1). Refreshing early is XFetch: Vattani, Chierichetti, Lowenstein, "Optimal
+        Probabilistic Cache Stampede Prevention", VLDB 2015. The nearer the end of the ttl, and the longer the load
+        takes, the likelier it is; so it comes about in time, and seldom in two callers at once.
+        """
+        if now < fresh:
+            early = self.early and took * self.early * -math.log(1 - chance) >= fresh - now
+            return Age.EARLY if early else Age.FRESH
+        if now < fresh + self.while_revalidate:
+            return Age.STALE
+        return Age.LAST if now < fresh + self.if_error else Age.OVER
+
+    def surely_fresh(self, fresh: float, took: float) -> float:
+        """Until when `age` says FRESH, but for once in nine million times."""
+        return fresh - 16 * self.early * took if self.early else fresh
+
+
+NO_WINDOWS: Final = Windows()
+
+
+def _window(value: object, name: str) -> float:
+    number = _number(value, name)
+    if not 0 <= number < math.inf:
+        raise ConfigurationError(f"{name} must be 0, or a positive, finite number, not {value!r}")
+    return number
