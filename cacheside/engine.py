@@ -17,18 +17,17 @@ cancellation or an exit (a BaseException) is thrown in, and then the generator c
 
 from __future__ import annotations
 
-import os
 import time
-import warnings
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
-from .backends.base import Guarded, Hit, Leased
+from .backends.base import Guarded, Hit, Leased, Stale
+from .backends.beyond import Version
 from .core import Core
 from .envelope import Codec, Miss, Outcome, Raised, is_one_shot
-from .errors import CacheWarning, NotCacheableError, RecursiveLoadError
-from .expiry import Expiry
+from .errors import NotCacheableError, RecursiveLoadError
 from .flight import NOTHING, Flight, running_loop
+from .keeper import Keeper, Kept, chance
 from .stats import Counters
 from .steps import Abandon, Ask, Failed, Load, Pause, Steps, Wait
 
@@ -36,69 +35,40 @@ POLL_FIRST, POLL_LAST = 0.004, 0.05  # seconds between two looks at a lease that
 POLL_GROWTH = 1.3  # so that nobody waits much longer than a quarter more than the load takes
 AGAIN = object()
 
-Found: TypeAlias = Callable[[Any, Any], object]
-"""Is told which entry was found, as the backend names it, and its value."""
+Found: TypeAlias = Callable[..., object]
+"""Is told which entry was found, as the backend names it, its value, and, if that is not all the time, until when it
+may be found without asking again."""
 
 
-class Policy(NamedTuple):
-    """What a function asked for."""
+class Visit:
+    """One call that found no value at its first look, on its way to one.
 
-    name: str
-    where: tuple[str, int, str]
-    """File, line and module of the function, for warnings."""
-    expiry: Expiry
-    cache_if: Callable[[Any], object] | None
-    cache_exceptions: tuple[type[BaseException], ...]
+    Args:
+        key: as the backend knows it.
+        lane: names the flights that it may share: the key, and how its values are read.
+        arrived: the tick of its beginning.
+        lease: seconds after which it waits no longer.
+        sync: whether it is a call in plain code.
+        tags: the keys of its tags.
+    """
 
+    __slots__ = ("arrived", "deadline", "key", "lane", "old", "sync", "tags", "versions")
 
-class Keeper:
-    """What of a function's outcomes is stored, in which form and for how long."""
-
-    def __init__(self, policy: Policy, codec: Codec, counters: Counters) -> None:
-        self.policy = policy
-        self.codec = codec
-        self.counters = counters
-        self._warned = False
-
-    def keep(self, outcome: Outcome) -> tuple[Any, float | None] | None:
-        """What to store and its ttl; None if the outcome is not to be stored."""
-        policy = self.policy
-        ttl: float | None
-        if type(outcome) is Raised:
-            # Only these very classes: a subclass could not be rebuilt as what it was from a declared class.
-            kind = type(outcome.error)
-            if kind not in policy.cache_exceptions:
-                if isinstance(outcome.error, policy.cache_exceptions):
-                    why = f"{kind.__qualname__} is a subclass of what cache_exceptions= names: name it there as well"
-                    self.uncacheable(NotCacheableError(why))
-                return None
-            ttl = policy.expiry.of_error(_chance())
-        else:
-            if policy.cache_if is not None and not policy.cache_if(outcome):
-                self.counters.uncacheable += 1
-                return None
-            ttl = policy.expiry.of_value(outcome, _chance())
-            if ttl == 0:
-                self.counters.uncacheable += 1
-                return None
-        try:
-            return self.codec.encode(outcome, ttl), ttl
-        except NotCacheableError as error:
-            self.uncacheable(error)
-            return None
-
-    def uncacheable(self, error: NotCacheableError) -> None:
-        """Count it, and warn the first time."""
-        self.counters.uncacheable += 1
-        if not self._warned:
-            self._warned = True
-            file, line, module = self.policy.where
-            message = CacheWarning(f"{self.policy.name}: the result is returned, but not cached: {error}")
-            warnings.warn_explicit(message, CacheWarning, file, line, module)
+    def __init__(self, key: str, lane: str, arrived: int, lease: float, sync: bool, tags: Sequence[str] = ()) -> None:
+        self.key: str = key
+        self.lane: str = lane
+        self.arrived: int = arrived
+        self.deadline: float = time.monotonic() + lease
+        self.sync: bool = sync
+        self.tags: Sequence[str] = tags
+        self.versions: Sequence[Version] = ()
+        """Those of its tags, from before its load."""
+        self.old: Outcome = NOTHING
+        """What it saw last, if that may be returned should loading fail."""
 
 
 class Reader:
-    """The reads of one function on one cache."""
+    """The reads of one function on one cache. (`freshness.py` has the reader of functions that ask for more.)"""
 
     def __init__(self, core: Core, keeper: Keeper) -> None:
         self.core = core
@@ -109,8 +79,8 @@ class Reader:
     def read(self, key: str, sync: bool, found: Found | None = None) -> Steps:
         """One call of the cached function whose key (as the backend knows it) is `key`.
 
-        `found` is told of a hit on a value: which entry, and the value. A driver may look up by itself, if nothing is
-        pending, and ask `hit` and `miss`: these steps are the same.
+        `found` is told of a hit on a value: which entry, the value, and until when it is good. A driver may look up by
+        itself, if nothing is pending, and ask `hit` and `miss`: these steps are the same.
 
         Races, and what closes each: a writer between lookup and fill: the lease, which its invalidation kills. A writer
         between fill and a follower's return: the follower joined before sealing, so it arrived before that write ended.
@@ -121,7 +91,7 @@ class Reader:
             yield from core.deliver()
             if core.pending.blocks(key):
                 self.counters.misses += 1
-                return (yield from self._bypass(key, core.flights.tick(), sync))
+                return (yield from self._bypass(self._visit(key, sync)))
         answer = yield Ask("lookup", (key, core.lease))
         outcome = self.hit(answer, found)
         if type(outcome) is not Miss:
@@ -144,103 +114,142 @@ class Reader:
     def miss(self, key: str, answer: Any, why: Miss, sync: bool) -> Steps:
         """The rest of a call whose first lookup has this answer, of which `hit` has said `why` it is none."""
         self.counters.misses += 1
-        core, flights, lane = self.core, self.core.flights, key + self.codec.identity
-        arrived, deadline = flights.tick(), time.monotonic() + core.lease
-        may_sleep = not sync or running_loop() is None
+        return (yield from self._settle(self._visit(key, sync), answer, why))
+
+    def _visit(self, key: str, sync: bool, tags: Sequence[str] = ()) -> Visit:
+        core = self.core
+        return Visit(key, key + self.codec.identity, core.flights.tick(), core.lease, sync, tags)
+
+    def _settle(self, visit: Visit, answer: Any, why: Miss) -> Steps:
+        """From the answer to the first lookup to an outcome."""
+        core, flights, key = self.core, self.core.flights, visit.key
+        may_sleep = not visit.sync or running_loop() is None
         pause = POLL_FIRST
         mine: Flight | None = None  # the flight in which this caller polls for others
         try:
             while True:
-                if type(answer) is Hit:
-                    # The first one has been looked at.
-                    outcome = self.codec.decode(answer.stored) if why is Miss.ABSENT else why
-                    if type(outcome) is not Miss:
+                if type(answer) is Hit or type(answer) is Stale:
+                    outcome, verb = self._judge(visit, answer, why)
+                    if not verb:
                         self.counters.coalesced += 1  # somebody else, in whatever process, has loaded and filled
                         return outcome
-                    self.counters.undecodable += outcome is Miss.FOREIGN
-                    why = Miss.ABSENT
-                    answer = yield Ask("replace", (key, answer.seen, core.lease))
+                    why = Miss.ABSENT  # the first one had been looked at
+                    answer = yield Ask(verb, (key, answer.seen, core.lease))
                 if type(answer) is Failed:
                     self._failed(answer.error)
-                    return (yield from self._bypass(key, arrived, sync))
+                    return (yield from self._bypass(visit))
                 core.recovered()
                 if type(answer) is Guarded:  # its writer may commit at any moment: what is loaded now is filled by none
                     self.counters.guarded += 1
-                    return (yield from self._bypass(key, arrived, sync))
+                    return (yield from self._bypass(visit))
                 if type(answer) is Leased:
-                    flight = flights.lead(lane, mine)
-                    return (yield from self._lead(key, answer.token, flight))
+                    if not (yield from self._ready(visit, answer.token)):
+                        return (yield from self._bypass(visit))
+                    return (yield from self._lead(visit, answer.token, flights.lead(visit.lane, mine)))
                 # Busy.
                 if mine is None or not flights.is_open(mine):
                     if mine is not None:
                         flights.end(mine)
                         mine = None
-                    flight, joined_open, leads = flights.meet(lane)
+                    flight, joined_open, leads = flights.meet(visit.lane)
                     if not leads:
-                        outcome = yield from self._follow(flight, key, arrived, joined_open, deadline, sync)
+                        outcome = yield from self._follow(visit, flight, joined_open)
                         if outcome is not AGAIN:
                             return outcome
-                        answer = yield Ask("lookup", (key, core.lease))
+                        answer = yield from self._look(visit)
                         continue
                     mine = flight
                 # Sync code on an event loop's thread never sleeps: the holder of the lease may be a task of that
                 # loop that could not register its flight yet.
-                left = deadline - time.monotonic()
+                left = visit.deadline - time.monotonic()
                 if left <= 0 or not may_sleep:
-                    return (yield from self._bypass(key, arrived, sync))
-                yield Pause(min(left, pause * (0.5 + _chance() / 2)))
+                    return (yield from self._bypass(visit))
+                yield Pause(min(left, pause * (0.5 + chance() / 2)))
                 pause = min(POLL_LAST, pause * POLL_GROWTH)
-                answer = yield Ask("lookup", (key, core.lease))
+                answer = yield from self._look(visit)
         finally:
             if mine is not None:
                 flights.end(mine)  # whatever happened, nobody waits for a caller that has gone
 
-    def _follow(self, flight: Flight, key: str, arrived: int, joined_open: bool, deadline: float, sync: bool) -> Steps:
+    def _look(self, visit: Visit) -> Steps:
+        """Look up again."""
+        return (yield Ask("lookup", (visit.key, self.core.lease)))
+
+    def _judge(self, visit: Visit, answer: Hit | Stale, why: Miss) -> tuple[Outcome | Miss, str]:
+        """The outcome that an entry is worth; or how the right to fill its key is asked for.
+
+        `why`: what `hit` has said of the first one.
+        """
+        if type(answer) is Stale:  # invalidated, for those who did not ask for old values
+            return Miss.EXPIRED, "replace"
+        outcome = self.codec.decode(answer.stored) if why is Miss.ABSENT else why
+        if type(outcome) is not Miss:
+            return outcome, ""
+        self.counters.undecodable += outcome is Miss.FOREIGN
+        return outcome, "replace"
+
+    def _ready(self, visit: Visit, token: Any) -> Steps:
+        """Whether what is loaded now may be filled under the lease `token`; if not, it has been given back."""
+        yield from ()
+        return True
+
+    def _follow(self, visit: Visit, flight: Flight, joined_open: bool) -> Steps:
         """Wait for a flight that another leads. AGAIN: look up again."""
-        self._refuse_recursion(flight, key)
-        if _would_block(flight, sync):
-            return (yield from self._alone(key))
-        left = deadline - time.monotonic()
+        self._refuse_recursion(flight, visit.key)
+        if _would_block(flight, visit.sync):
+            return (yield from self._alone(visit))
+        left = visit.deadline - time.monotonic()
         if left <= 0 or not (yield Wait(flight, left)):
-            return (yield from self._bypass(key, arrived, sync))
-        if flight.serves(arrived, joined_open):
+            return (yield from self._bypass(visit))
+        if flight.serves(visit.arrived, joined_open):
             self.counters.coalesced += 1
             return self.codec.share(flight.outcome)
         if flight.outcome is NOTHING or flight.proven:
             return AGAIN  # abandoned; or it was sealed before this caller came, and the value is in the cache now
-        return (yield from self._bypass(key, arrived, sync, behind=flight))  # refused: not twice to the same caller
+        return (yield from self._bypass(visit, behind=flight))  # refused: not twice to the same caller
 
-    def _lead(self, key: str, token: Any, flight: Flight) -> Steps:
+    def _lead(self, visit: Visit, token: Any, flight: Flight) -> Steps:
         """Load and fill, with the lease `token`."""
-        flights, counters = self.core.flights, self.counters
+        flights = self.core.flights
         try:
-            flights.begin(flight)
-            counters.loads += 1
-            outcome = yield Load(flight)
+            outcome = yield from self._load(flight)
             try:
-                kept = self.keeper.keep(outcome)
+                kept = self.keeper.keep(outcome, flight.took, stamps_of(visit))
             except Exception as error:  # of the user's cache_if= or ttl=, or a warning made an error
                 outcome, kept = Raised(error), None
             flights.seal(flight)
-            if kept is None:
-                answer = yield Ask("release", (key, token))
-            else:
-                answer = yield Ask("fill", (key, token, *kept))
-                if type(answer) is Failed and isinstance(answer.error, NotCacheableError):
-                    self.keeper.uncacheable(answer.error)
-                    answer = yield Ask("release", (key, token))
-                elif answer is False:
-                    counters.refused += 1
-            if type(answer) is Failed:  # a fill without an answer counts as refused
-                self._failed(answer.error)
-            flights.end(flight, NOTHING if is_one_shot(outcome) else outcome, proven=answer is True)
+            proven = yield from self._store(visit, token, kept)
+            flights.end(flight, NOTHING if is_one_shot(outcome) else outcome, proven)
         except BaseException:
             flights.end(flight)
-            yield Abandon(key, token)
+            yield Abandon(visit.key, token)
             raise
         return outcome
 
-    def _bypass(self, key: str, arrived: int, sync: bool, behind: Flight | None = None) -> Steps:
+    def _load(self, flight: Flight) -> Steps:
+        self.core.flights.begin(flight)
+        self.counters.loads += 1
+        began = time.monotonic()
+        outcome = yield Load(flight)
+        flight.took = time.monotonic() - began
+        return outcome
+
+    def _store(self, visit: Visit, token: Any, kept: Kept | None) -> Steps:
+        """Fill, or release where there is nothing to fill; whether that has shown that the lease lived until now."""
+        if kept is None:
+            answer = yield Ask("release", (visit.key, token))
+        else:
+            answer = yield Ask("fill", (visit.key, token, *kept))
+            if type(answer) is Failed and isinstance(answer.error, NotCacheableError):
+                self.keeper.uncacheable(answer.error)
+                answer = yield Ask("release", (visit.key, token))
+            elif answer is False:
+                self.counters.refused += 1
+        if type(answer) is Failed:  # a fill without an answer counts as refused
+            self._failed(answer.error)
+        return answer is True
+
+    def _bypass(self, visit: Visit, behind: Flight | None = None) -> Steps:
         """Load and fill nothing, in the queue: the load running now and the next serve everybody who is here.
 
         The followers of one refused flight stand `behind` it: one load serves them all, however late each wakes.
@@ -248,28 +257,26 @@ class Reader:
         core, flights = self.core, self.core.flights
         self.counters.bypassed += 1
         deadline = time.monotonic() + core.lease
-        flight, leads = flights.enqueue(key + self.codec.identity) if behind is None else flights.after(behind)
+        flight, leads = flights.enqueue(visit.lane) if behind is None else flights.after(behind)
         while not leads:
-            self._refuse_recursion(flight, key)
+            self._refuse_recursion(flight, visit.key)
             left = deadline - time.monotonic()
-            if _would_block(flight, sync) or left <= 0 or not (yield Wait(flight, left)):
-                return (yield from self._alone(key))
-            if flight.serves(arrived, joined_open=False):
+            if _would_block(flight, visit.sync) or left <= 0 or not (yield Wait(flight, left)):
+                return (yield from self._alone(visit))
+            if flight.serves(visit.arrived, joined_open=False):
                 self.counters.coalesced += 1
                 return self.codec.share(flight.outcome)
             flight, leads = flights.after(flight)
-        return (yield from self._load_only(flight))
+        return (yield from self._load_only(visit, flight))
 
-    def _alone(self, key: str) -> Steps:
+    def _alone(self, visit: Visit) -> Steps:
         """Load for this caller only, and fill nothing."""
-        return (yield from self._load_only(Flight(key)))
+        return (yield from self._load_only(visit, Flight(visit.key)))
 
-    def _load_only(self, flight: Flight) -> Steps:
+    def _load_only(self, visit: Visit, flight: Flight) -> Steps:
         flights = self.core.flights
         try:
-            flights.begin(flight)
-            self.counters.loads += 1
-            outcome = yield Load(flight)
+            outcome = yield from self._load(flight)
             flights.end(flight, NOTHING if is_one_shot(outcome) else outcome)
         except BaseException:
             flights.end(flight)
@@ -289,6 +296,15 @@ class Reader:
             )
 
 
+def stamps_of(visit: Visit) -> tuple[tuple[str, bytes], ...]:
+    """The tags of a visit with their versions, which are all known."""
+    stamps = []
+    for tag, version in zip(visit.tags, visit.versions, strict=True):
+        assert type(version) is bytes  # `_ready` has seen to it
+        stamps.append((tag, version))
+    return tuple(stamps)
+
+
 def _would_block(flight: Flight, sync: bool) -> bool:
     """Whether waiting for `flight` would block the event loop that has to finish it.
 
@@ -296,9 +312,3 @@ def _would_block(flight: Flight, sync: bool) -> bool:
     """
     loop = running_loop() if sync else None
     return loop is not None and (flight.loop is loop or flight.began is None)
-
-
-def _chance() -> float:
-    """From 0 up to 1. Not by `random`, which is costly to import; nor is that left to the first miss: a child that is
-    forked while another thread imports something could never import it."""
-    return int.from_bytes(os.urandom(6), "big") / 2**48

@@ -158,11 +158,11 @@ class Windows:
         return fresh - 16 * self.early * took if self.early else fresh
 
 
-NO_WINDOWS: Final = Windows()
-
-
 def _window(value: object, name: str) -> float:
     number = _number(value, name)
     if not 0 <= number < math.inf:
         raise ConfigurationError(f"{name} must be 0, or a positive, finite number, not {value!r}")
     return number
+
+
+NO_WINDOWS: Final = Windows()

@@ -56,13 +56,15 @@ def running_loop() -> Any:
 class Flight:
     """One load, its leader and its followers."""
 
-    __slots__ = ("_wakers", "began", "done", "key", "loop", "next", "outcome", "proven", "sealed", "thread")
+    __slots__ = ("_wakers", "began", "done", "key", "loop", "next", "outcome", "proven", "sealed", "thread", "took")
 
     def __init__(self, key: str) -> None:
         self.key: str = key
         self.loop: Any = running_loop()
         self.thread: int = threading.get_ident()
         self.began: int | None = None
+        self.took: float = 0.0
+        """Seconds that the load took; 0: it is not over."""
         self.sealed: bool = False
         self.done: bool = False
         self.proven: bool = False
@@ -152,7 +154,8 @@ class Flights:
         return self._open.get(flight.key) is flight
 
     def begin(self, flight: Flight) -> None:
-        """The load begins now."""
+        """The load begins now, in this thread, which need not be that of whoever made the flight."""
+        flight.thread, flight.loop = threading.get_ident(), running_loop()
         flight.began = self.tick()
 
     def seal(self, flight: Flight) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 
 from . import drivers
 from .core import Core
-from .engine import Keeper, Policy, Reader
+from .engine import Reader
 from .entries import Table
 from .envelope import Codec, LiveCodec, WireCodec
 from .expiry import UNSET, OrUnset, Ttl
 from .hitpath import HitPath, Switch
+from .keeper import Keeper, Policy
 from .keymaker import KeyMaker, is_coroutine, location_of
 from .options import Options
 from .rawkeys import in_parts, types_of

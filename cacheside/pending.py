@@ -78,9 +78,9 @@ class Pending:
         """More failed than can be remembered: every key is blocked."""
         return self._overflow > 0
 
-    def blocks(self, key: str) -> bool:
-        """Whether the cached value of `key` must not be used."""
-        return self._overflow > 0 or key in self._failed
+    def blocks(self, *keys: str) -> bool:
+        """Whether what the cache holds under any of `keys` must not be used."""
+        return self._overflow > 0 or not self._failed.keys().isdisjoint(keys)
 
     def add(self, plan: Plan) -> None:
         """What `plan` says could not be delivered, as far as is known."""

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 from .binder import Binder
 from .core import Core
-from .engine import Keeper, Policy
 from .errors import ConfigurationError
 from .expiry import UNSET, Duration, Expiry, OrUnset, Ttl, seconds
 from .functions import Home
+from .keeper import Keeper, Policy
 from .keymaker import is_coroutine, location_of, signature_of
 from .keys import Template, check_key, split_version
 from .stats import Counters

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from cacheside.engine import Keeper, Policy, Reader
+from cacheside.engine import Reader
 from cacheside.expiry import Expiry
+from cacheside.keeper import Keeper, Policy
 from cacheside.stats import Counters
 from cacheside.steps import Ask
 from cacheside.targets import Terms
