@@ -6,17 +6,22 @@ As in `engine.py`, what takes I/O is a generator of steps for the drivers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import hitpath, tokens
 from .backends.base import AsyncBackend, Backend, Capability, Size
 from .errors import ConfigurationError, NotCacheableError
-from .flight import Flights
-from .health import Health
+from .flight import Flights, loading
+from .giveback import spawn
+from .health import Health, logger
 from .pending import Pending, Plan, Snapshot
 from .stats import StatsBook
 from .steps import Ask, Failed, Step, Steps
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class Update(NamedTuple):
@@ -64,6 +69,43 @@ class Core:
         self.pending: Pending = Pending()
         self.health: Health = Health(label)
         self.book: StatsBook = StatsBook()
+        self.refreshes: dict[str, float] = {}
+        """For what is being refreshed by this process, until when nobody else here needs to try."""
+        self.tasks: set[asyncio.Task[Any]] = set()
+        """What is done in the background by async code."""
+
+    def tag_key(self, text: str) -> str:
+        """The key of a tag, as the backend knows it. No template can render it: there `%` begins a number."""
+        return f"{self.prefix}%tag:{text}"
+
+    def spawn(self, work: Coroutine[Any, Any, Any], at_once: bool) -> None:
+        """Do `work` in a task of the running loop, in a copy of this context.
+
+        Args:
+            at_once: somebody waits for it; so it is inside the loads that the caller is inside of.
+        """
+        context = copy_context()
+        if not at_once:
+            context.run(loading.set, ())
+        task = spawn(work, context)
+        self.tasks.add(task)
+        task.add_done_callback(self._spawned)
+
+    def _spawned(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger().error("a load in the background failed", exc_info=task.exception())
+
+    async def stop(self) -> None:
+        """Break off what is done in the background in the running loop."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        tasks = [task for task in list(self.tasks) if task.get_loop() is loop]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
     def guard(self, plan: dict[str, str | None], hold: float) -> Steps:
         """Put a mark of this writer on all keys of `plan`, and note it there; before the write.

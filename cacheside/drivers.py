@@ -11,13 +11,14 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from .backends.base import AsyncBackend, Backend
+from . import background
+from .backends.base import AsyncBackend
 from .core import NO_UPDATES, Core, Update
 from .envelope import Miss, Outcome, Raised
-from .flight import Flight, loading
+from .flight import loading
 from .giveback import given_back, lease_or_give_back, release, spawn
 from .pending import Plan
-from .steps import Abandon, Ask, Failed, Load, Pause, Step, Steps, Wait
+from .steps import Abandon, Ask, Awaited, Failed, Load, LoadMany, Pause, Spawn, Step, Steps, Wait
 
 if TYPE_CHECKING:
     import asyncio
@@ -89,7 +90,26 @@ async def aread(reader: Reader, key: str, found: Found | None, load: Callable[[]
     return outcome
 
 
-def drive(steps: Steps, core: Core, load: Callable[[], Any] = _no_load) -> Outcome:
+def run(steps: Steps, core: Core, load: Callable[..., Any]) -> Any:
+    """Carry out `steps` in plain code, and return or raise their outcome."""
+    return _given(drive(steps, core, load))
+
+
+async def arun(steps: Steps, core: Core, load: Callable[..., Awaitable[Any]]) -> Any:
+    """`run`, awaiting."""
+    return _given(await adrive(steps, core, load))
+
+
+def _given(outcome: Outcome) -> Any:
+    if type(outcome) is Raised:
+        try:
+            raise outcome.error
+        finally:
+            del outcome  # as in `read`
+    return outcome
+
+
+def drive(steps: Steps, core: Core, load: Callable[..., Any] = _no_load) -> Outcome:
     """Carry out `steps` in plain code; `load` calls the user's function."""
     backend = core.backend
     if backend is None:
@@ -105,12 +125,13 @@ def drive(steps: Steps, core: Core, load: Callable[[], Any] = _no_load) -> Outco
             raise GeneratorExit from None
         send = steps.send
         try:
-            answer = _perform(step, backend, load)
+            answer = _perform(step, core, load)
         except BaseException as error:
             send, answer = steps.throw, _Closed() if isinstance(error, GeneratorExit) else error
 
 
-def _perform(step: Step, backend: Backend | None, load: Callable[[], Any]) -> Any:
+def _perform(step: Step, core: Core, load: Callable[..., Any]) -> Any:
+    backend = core.backend
     if isinstance(step, Ask):
         try:
             return getattr(backend, step.verb)(*step.args)
@@ -126,6 +147,19 @@ def _perform(step: Step, backend: Backend | None, load: Callable[[], Any]) -> An
         finally:
             loading.set(outer)
             del step, outer  # an error's traceback holds this frame, and a flight holds the error: a cycle
+    if isinstance(step, LoadMany):
+        outer = loading.get()
+        loading.set((*outer, *step.flights))
+        try:
+            return load(step.numbers)
+        except Exception as error:
+            return Raised(error)
+        finally:
+            loading.set(outer)
+            del step, outer  # as above
+    if isinstance(step, Spawn):
+        steps = step.steps
+        return background.submit(lambda: drive(steps, core, load), step.at_once)
     if isinstance(step, Wait):
         ended = threading.Lock()  # an Event is made of more than one, and a thousand threads may wait
         ended.acquire()
@@ -134,13 +168,13 @@ def _perform(step: Step, backend: Backend | None, load: Callable[[], Any]) -> An
         )
     if isinstance(step, Pause):
         time.sleep(step.seconds)
-    elif backend is not None:
+    elif isinstance(step, Abandon) and backend is not None:
         with suppress(Exception):
             backend.release(step.key, step.token)
     return None
 
 
-async def adrive(steps: Steps, core: Core, load: Callable[[], Awaitable[Any]] = _no_load) -> Outcome:
+async def adrive(steps: Steps, core: Core, load: Callable[..., Awaitable[Any]] = _no_load) -> Outcome:
     """Carry out `steps` awaiting. Over a backend in this process a hit awaits nothing."""
     local = core.backend if core.in_process else None
     remote = core.aio
@@ -159,7 +193,10 @@ async def adrive(steps: Steps, core: Core, load: Callable[[], Awaitable[Any]] = 
         send = steps.send
         try:
             if local is not None and isinstance(step, (Ask, Abandon)):
-                answer = _perform(step, local, _no_load)
+                answer = _perform(step, core, _no_load)
+            elif isinstance(step, Spawn):
+                core.spawn(adrive(step.steps, core, load), step.at_once)
+                answer = True
             elif isinstance(step, Abandon):
                 assert remote is not None  # as seen above
                 await given_back(release(remote, step.key, step.token), closing)
@@ -170,7 +207,7 @@ async def adrive(steps: Steps, core: Core, load: Callable[[], Awaitable[Any]] = 
             send, answer = steps.throw, _Closed() if closing else error
 
 
-async def _aperform(step: Step, backend: AsyncBackend | None, load: Callable[[], Awaitable[Any]]) -> Any:
+async def _aperform(step: Step, backend: AsyncBackend | None, load: Callable[..., Awaitable[Any]]) -> Any:
     import asyncio
 
     if isinstance(step, Load):
@@ -183,6 +220,16 @@ async def _aperform(step: Step, backend: AsyncBackend | None, load: Callable[[],
         finally:
             loading.set(outer)
             del step, outer  # an error's traceback holds this frame, and a flight holds the error: a cycle
+    if isinstance(step, LoadMany):
+        outer = loading.get()
+        loading.set((*outer, *step.flights))
+        try:
+            return await load(step.numbers)
+        except Exception as error:
+            return Raised(error)
+        finally:
+            loading.set(outer)
+            del step, outer  # as above
     if isinstance(step, Wait):
         return await _wait(step.flight, step.seconds)
     if isinstance(step, Pause):
@@ -192,14 +239,14 @@ async def _aperform(step: Step, backend: AsyncBackend | None, load: Callable[[],
     assert isinstance(step, Ask)
     asked: Coroutine[Any, Any, Any] = getattr(backend, step.verb)(*step.args)
     try:
-        if step.verb == "replace" or (step.verb == "lookup" and "gives_back" not in backend.capabilities):
+        if step.verb in ("replace", "claim") or (step.verb == "lookup" and "gives_back" not in backend.capabilities):
             return await lease_or_give_back(backend, step.args[0], asked)
         return await asked
     except Exception as error:
         return Failed(error)
 
 
-async def _wait(flight: Flight, seconds: float) -> bool:
+async def _wait(flight: Awaited, seconds: float) -> bool:
     import asyncio
 
     loop = asyncio.get_running_loop()

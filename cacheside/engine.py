@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Any, TypeAlias
 
 from .backends.base import Guarded, Hit, Leased, Stale
@@ -26,6 +27,7 @@ from .backends.beyond import Version
 from .core import Core
 from .envelope import Codec, Miss, Outcome, Raised, is_one_shot
 from .errors import NotCacheableError, RecursiveLoadError
+from .expiry import Age
 from .flight import NOTHING, Flight, running_loop
 from .keeper import Keeper, Kept, chance
 from .stats import Counters
@@ -69,6 +71,9 @@ class Visit:
 
 class Reader:
     """The reads of one function on one cache. (`freshness.py` has the reader of functions that ask for more.)"""
+
+    patience: float = inf
+    """Seconds that a caller waits for a load at most, if that is less than a lease."""
 
     def __init__(self, core: Core, keeper: Keeper) -> None:
         self.core = core
@@ -118,7 +123,8 @@ class Reader:
 
     def _visit(self, key: str, sync: bool, tags: Sequence[str] = ()) -> Visit:
         core = self.core
-        return Visit(key, key + self.codec.identity, core.flights.tick(), core.lease, sync, tags)
+        lease = min(core.lease, self.patience)
+        return Visit(key, key + self.codec.identity, core.flights.tick(), lease, sync, tags)
 
     def _settle(self, visit: Visit, answer: Any, why: Miss) -> Steps:
         """From the answer to the first lookup to an outcome."""
@@ -145,7 +151,8 @@ class Reader:
                 if type(answer) is Leased:
                     if not (yield from self._ready(visit, answer.token)):
                         return (yield from self._bypass(visit))
-                    return (yield from self._lead(visit, answer.token, flights.lead(visit.lane, mine)))
+                    flight, mine = flights.lead(visit.lane, mine), None  # `_lead` sees to its end
+                    return (yield from self._lead(visit, answer.token, flight))
                 # Busy.
                 if mine is None or not flights.is_open(mine):
                     if mine is not None:
@@ -163,7 +170,7 @@ class Reader:
                 # loop that could not register its flight yet.
                 left = visit.deadline - time.monotonic()
                 if left <= 0 or not may_sleep:
-                    return (yield from self._bypass(visit))
+                    return (yield from self._give_up(visit, self._bypass))
                 yield Pause(min(left, pause * (0.5 + chance() / 2)))
                 pause = min(POLL_LAST, pause * POLL_GROWTH)
                 answer = yield from self._look(visit)
@@ -174,6 +181,13 @@ class Reader:
     def _look(self, visit: Visit) -> Steps:
         """Look up again."""
         return (yield Ask("lookup", (visit.key, self.core.lease)))
+
+    def worth(
+        self, answer: Hit | Stale, tags: Sequence[str], versions: Sequence[Version]
+    ) -> tuple[Age, Outcome | Miss]:
+        """How old an entry is for this function, and its outcome, or why it has none."""
+        outcome = Miss.EXPIRED if type(answer) is Stale else self.codec.decode(answer.stored)
+        return Age.OVER if type(outcome) is Miss else Age.FRESH, outcome
 
     def _judge(self, visit: Visit, answer: Hit | Stale, why: Miss) -> tuple[Outcome | Miss, str]:
         """The outcome that an entry is worth; or how the right to fill its key is asked for.
@@ -200,7 +214,7 @@ class Reader:
             return (yield from self._alone(visit))
         left = visit.deadline - time.monotonic()
         if left <= 0 or not (yield Wait(flight, left)):
-            return (yield from self._bypass(visit))
+            return (yield from self._give_up(visit, self._bypass))
         if flight.serves(visit.arrived, joined_open):
             self.counters.coalesced += 1
             return self.codec.share(flight.outcome)
@@ -256,18 +270,24 @@ class Reader:
         """
         core, flights = self.core, self.core.flights
         self.counters.bypassed += 1
-        deadline = time.monotonic() + core.lease
+        deadline = time.monotonic() + min(core.lease, self.patience)
         flight, leads = flights.enqueue(visit.lane) if behind is None else flights.after(behind)
         while not leads:
             self._refuse_recursion(flight, visit.key)
             left = deadline - time.monotonic()
-            if _would_block(flight, visit.sync) or left <= 0 or not (yield Wait(flight, left)):
+            if _would_block(flight, visit.sync):
                 return (yield from self._alone(visit))
+            if left <= 0 or not (yield Wait(flight, left)):
+                return (yield from self._give_up(visit, self._alone))
             if flight.serves(visit.arrived, joined_open=False):
                 self.counters.coalesced += 1
                 return self.codec.share(flight.outcome)
             flight, leads = flights.after(flight)
         return (yield from self._load_only(visit, flight))
+
+    def _give_up(self, visit: Visit, go_on: Callable[[Visit], Steps]) -> Steps:
+        """It has waited long enough for the load of another."""
+        return (yield from go_on(visit))
 
     def _alone(self, visit: Visit) -> Steps:
         """Load for this caller only, and fill nothing."""

@@ -30,6 +30,14 @@ class RecursiveLoadError(CachesideError, RuntimeError):
     """A load called its own cached function for the key it is loading: waiting for it would never end."""
 
 
+class LoadTimeout(CachesideError, TimeoutError):
+    """A load took longer than `load_timeout`, and there was no old value. It goes on in the background."""
+
+
+class TooManyLoads(CachesideError):
+    """A load waited in vain for its turn: `max_loads` others of the function were running. The store was not asked."""
+
+
 class CacheUnavailable(CachesideError):
     """The cache server did not answer, or refused the command.
 

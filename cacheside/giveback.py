@@ -14,6 +14,7 @@ from .flight import running_loop
 
 if TYPE_CHECKING:
     import asyncio
+    from contextvars import Context
 
 GIVING_BACK = 0.1  # seconds that a cancelled caller waits at most until the lease it had is released
 
@@ -62,11 +63,11 @@ async def given_back(work: Coroutine[Any, Any, None], closing: bool) -> None:
         await asyncio.wait([task], timeout=GIVING_BACK)
 
 
-def spawn(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    """A task that goes on by itself."""
+def spawn(work: Coroutine[Any, Any, Any], context: Context | None = None) -> asyncio.Task[Any]:
+    """A task that goes on by itself; in `context`, or in a copy of the caller's."""
     import asyncio
 
-    task = asyncio.get_running_loop().create_task(work)
+    task = asyncio.get_running_loop().create_task(work, context=context)
     _background.add(task)
     task.add_done_callback(_background.discard)
     return task

@@ -38,6 +38,19 @@ class CacheInfo(NamedTuple):
     guarded: int
     """Lookups that found a strict writer at work on the key: answered by the store, without a try to fill."""
 
+    stale: int
+    """Calls answered with a value past its ttl, or marked stale, as the function allows: hits, most of them."""
+    refreshes: int
+    """Loads that were made in the background, while the old value was served."""
+    failed_refreshes: int
+    """Those of them that raised."""
+    rescued: int
+    """Misses whose load failed, and which were answered with an old value (`stale_if_error`)."""
+    timed_out: int
+    """Calls that did not wait for a load any longer (`load_timeout`)."""
+    rejected: int
+    """Loads that were not made, since too many others were running (`max_loads`)."""
+
     @property
     def hit_rate(self) -> float:
         """The part of the calls that were hits, from 0 to 1."""
@@ -54,7 +67,7 @@ class Counters:
 
     NAMES = (
         "hits", "misses", "loads", "coalesced", "refused", "bypassed", "errors", "uncacheable", "undecodable",
-        "guarded",
+        "guarded", "stale", "refreshes", "failed_refreshes", "rescued", "timed_out", "rejected",
     )  # fmt: skip
     __slots__ = ("__weakref__", "_row_hits", *NAMES)
 
@@ -68,6 +81,12 @@ class Counters:
     uncacheable: int
     undecodable: int
     guarded: int
+    stale: int
+    refreshes: int
+    failed_refreshes: int
+    rescued: int
+    timed_out: int
+    rejected: int
 
     def __init__(self, row_hits: Callable[[], int] | None = None) -> None:
         self._row_hits = row_hits

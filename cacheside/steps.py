@@ -1,7 +1,7 @@
 """What the engine asks of the drivers: the steps that its generators yield, and the answer that says "it failed"."""
 
-from collections.abc import Generator
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from .envelope import Outcome
 from .flight import Flight
@@ -20,11 +20,38 @@ class Load(NamedTuple):
     flight: Flight
 
 
-class Wait(NamedTuple):
-    """Wait for the end of a flight, so many seconds at most; the answer is whether it ended."""
+class LoadMany(NamedTuple):
+    """Call the user's function once for many keys, inside the load of all `flights`; the answer is its Outcome.
 
-    flight: Flight
+    `numbers`: which items of the batch it is called with.
+    """
+
+    flights: Sequence[Flight]
+    numbers: Sequence[int]
+
+
+class Awaited(Protocol):
+    """What can be waited for: a flight, a place in a queue."""
+
+    def when_done(self, wake: Callable[[], object]) -> bool:
+        """Have `wake` called, from whatever thread, at the end. False: it has ended, nothing will be called."""
+
+
+class Wait(NamedTuple):
+    """Wait for the end of something, so many seconds at most; the answer is whether it ended."""
+
+    flight: Awaited
     seconds: float
+
+
+class Spawn(NamedTuple):
+    """Carry out other steps in the background; the answer is whether there was room for them.
+
+    `at_once`: somebody waits for them, so there always is.
+    """
+
+    steps: "Steps"
+    at_once: bool
 
 
 class Pause(NamedTuple):
@@ -46,5 +73,5 @@ class Failed(NamedTuple):
     error: Exception
 
 
-Step: TypeAlias = Ask | Load | Wait | Pause | Abandon
+Step: TypeAlias = Ask | Load | LoadMany | Wait | Pause | Spawn | Abandon
 Steps: TypeAlias = Generator[Step, Any, Outcome]
