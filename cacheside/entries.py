@@ -107,6 +107,7 @@ class Entry:
         stored: what was filled.
         deadline: seconds of the backend's clock at which it expires; inf: never.
         weight: its part of the capacity.
+        stale: marked by a writer (`Claiming.mark_stale`). Such an entry never has rows.
 
     Attributes:
         hits: lookups that found it, but for those by its rows.
@@ -114,13 +115,14 @@ class Entry:
         before, after: its neighbours in the `Queue` that it stands in.
     """
 
-    __slots__ = ("after", "before", "deadline", "hits", "key", "queue", "rows", "seen", "stored", "weight")
+    __slots__ = ("after", "before", "deadline", "hits", "key", "queue", "rows", "seen", "stale", "stored", "weight")
 
-    def __init__(self, key: str, stored: Any, deadline: float, weight: int) -> None:
+    def __init__(self, key: str, stored: Any, deadline: float, weight: int, stale: bool = False) -> None:
         self.key: str = key
         self.stored: Any = stored
         self.deadline: float = deadline
         self.weight: int = weight
+        self.stale: bool = stale
         self.hits: float = 0.0
         self.seen: float = 0.0
         self.rows: tuple[Row, ...] = ()

@@ -66,9 +66,16 @@ class Shelf:
         weight = 1 if self._size is None else OVERHEAD + len(key) + self._size(stored)
         if weight > self.capacity:
             raise NotCacheableError(f"it takes {weight} bytes, and max_bytes is {self.capacity}")
-        entry = Entry(key, stored, math.inf if ttl is None else now + ttl, weight)
-        self._store.add(entry)
-        self._deadlines.add(entry)
+        self._add(Entry(key, stored, math.inf if ttl is None else now + ttl, weight))
+
+    def mark(self, key: str, grace: float) -> None:
+        """Have what is under `key` in a new entry, stale, for `grace` seconds at most, and no longer than before."""
+        entry = self.get(key)
+        if entry is not None:
+            deadline = min(entry.deadline, self.clock() + grace)
+            stale = Entry(key, entry.stored, deadline, entry.weight, stale=True)
+            self._remove(entry)
+            self._add(stale)  # which evicts nothing: it weighs what has just been taken out
 
     def pop(self, key: str) -> None:
         """Have no entry under `key`."""
@@ -87,6 +94,10 @@ class Shelf:
 
     def __len__(self) -> int:
         return len(self._store)
+
+    def _add(self, entry: Entry) -> None:
+        self._store.add(entry)
+        self._deadlines.add(entry)
 
     def _remove(self, entry: Entry) -> None:
         self._evicted(entry)  # first: if Ctrl-C comes in between, it is dead, and `get` removes it

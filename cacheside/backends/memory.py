@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 import weakref
@@ -12,32 +11,18 @@ from typing import Any
 
 from .. import forks
 from ..entries import Entry, Row, Table
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, NotCacheableError
 from ..shelf import Shelf
 from ..sizes import size_of
 from . import urls
-from .base import Answer, AsyncBackend, Busy, Capability, Guarded, Hit, Leased, Size
+from .base import Answer, AsyncBackend, Busy, Capability, Leased, Size
+from .beyond import Fill, Version
+from .keeping import Guard, Keeping
 
 _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
-class _Guard:
-    """The marks of the writers at work on a key, each with its deadline."""
-
-    __slots__ = ("marks", "untouched")
-
-    def __init__(self) -> None:
-        self.marks: dict[str, float] = {}
-        self.untouched = True
-
-    def live(self, now: float) -> bool:
-        """Whether any mark is left; those whose deadline is over are removed."""
-        for token in [token for token, deadline in self.marks.items() if deadline <= now]:
-            del self.marks[token]
-        return bool(self.marks)
-
-
-class MemoryBackend:
+class MemoryBackend(Keeping):
     """A cache in this process, private to this object.
 
     Hits return the very object that was stored, as with `functools.lru_cache`: who changes it changes it for all. With
@@ -78,19 +63,10 @@ class MemoryBackend:
         if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
             raise ConfigurationError(f"{limit} must be a positive integer, not {capacity!r}")
         self._label = f"memory://?{limit}={capacity}&policy={policy}"
-        self._max_entries = capacity if max_bytes is None else None
-        self.clock: Callable[[], float] = clock
         weigh = None if max_bytes is None else size or size_of
-        self._make: Callable[[], Shelf] = partial(Shelf, capacity, policy, weigh, clock)
-        self._tokens = itertools.count(1)
+        super().__init__(partial(Shelf, capacity, policy, weigh, clock), capacity if max_bytes is None else None, clock)
         self._lock = threading.Lock()
-        self._entries = self._make()
-        # Leases are not evicted by values: a crowd of loads must not push out what the cache is for. Their number is
-        # that of the loads under way; those of dead loads expire.
-        self._leases: dict[str, tuple[int, float]] = {}
-        # A guarded key has neither value nor lease. Guards are not evicted.
-        self._guards: dict[str, _Guard] = {}
-        capabilities: set[Capability] = {"in_process", "objects", "clear", "stores"}
+        capabilities: set[Capability] = {"in_process", "objects", "clear", "stores", "claims", "batches"}
         if copy:
             capabilities.add("copies")
         elif not self._entries.touch and type(self).lookup is MemoryBackend.lookup:
@@ -100,14 +76,13 @@ class MemoryBackend:
         forks.register(self)
 
     def after_fork(self) -> None:
-        """Leases and guards are the parent's. Entries stay, unless another thread was just changing them."""
+        """Leases and guards are the parent's. All else stays, unless another thread was just changing it."""
         if self._lock.locked():
             for table in self._tables:
                 table.empty()
-            self._entries = self._make()
+            self._empty()
         self._lock = threading.Lock()
-        self._leases = {}
-        self._guards = {}
+        self._disown()
 
     @classmethod
     def from_url(cls, url: str, *, timeout: float, clock: Callable[[], float]) -> MemoryBackend:
@@ -148,12 +123,9 @@ class MemoryBackend:
     def lookup(self, key: str, lease: float) -> Answer:
         """See `Backend.lookup`."""
         with self._lock:
-            entry = self._entries.hit(key)
-            if entry is not None:
-                return Hit(entry.stored, entry)
-            if self._guards and self._guard(key) is not None:
-                return Guarded()
-            return self._lease(key, lease)
+            answer = self._lookup(key, lease)
+            assert answer is not None  # a lease was asked for
+            return answer
 
     def attach(self, entry: Entry, table: Table, raw: Hashable, types: tuple[type, ...], value: Any) -> None:
         """Let a function find `entry`, of a `Hit` that it got, by a row; if the entry is there still.
@@ -161,7 +133,7 @@ class MemoryBackend:
         Race: the entry is invalidated after the lookup. Then it is dead here, under the lock, and gets no row.
         """
         with self._lock:
-            if entry.deadline > self.clock():
+            if entry.deadline > self.clock() and not entry.stale:
                 self._tables.add(table)
                 entry.attach(Row(entry, value, table, raw, types))
 
@@ -171,25 +143,19 @@ class MemoryBackend:
             entry = self._entries.get(key)
             if (entry is not None and entry is not seen) or self._guard(key) is not None:
                 return Busy()
-            self._entries.pop(key)
+            if entry is not None:
+                self._drop_value(key)  # with a claim on it
             return self._lease(key, lease)
 
     def fill(self, key: str, token: Any, stored: Any, ttl: float | None) -> bool:
         """See `Backend.fill`."""
         with self._lock:
-            if not self._holds(key, token):
-                return False
-            self._entries.put(key, stored, ttl)  # first: a value that is too large leaves the lease to be released
-            del self._leases[key]
-            return True
+            return self._fill(key, token, stored, ttl)
 
     def release(self, key: str, token: Any) -> bool:
         """See `Backend.release`."""
         with self._lock:
-            if not self._holds(key, token):
-                return False
-            del self._leases[key]
-            return True
+            return self._release(key, token)
 
     def invalidate(self, keys: Sequence[str]) -> None:
         """See `Backend.invalidate`."""
@@ -202,7 +168,7 @@ class MemoryBackend:
             for key in keys:
                 guard = self._guard(key)
                 if guard is None:
-                    guard = self._guards[key] = _Guard()
+                    guard = self._guards[key] = Guard()
                     self._drop_value(key)
                 else:
                     guard.untouched = False
@@ -237,7 +203,7 @@ class MemoryBackend:
     def clear(self, prefix: str | None) -> None:
         """See `Backend.clear`."""
         with self._lock:
-            for table in (self._entries, self._leases, self._guards):
+            for table in (self._entries, self._leases, self._guards, self._tags):
                 self._drop([key for key in table if key.startswith(prefix or "")])
 
     def size(self) -> Size:
@@ -249,39 +215,50 @@ class MemoryBackend:
     def close(self) -> None:
         """Nothing to give back; entries stay."""
 
-    def _drop(self, keys: Sequence[str]) -> None:
-        for key in keys:
-            self._drop_value(key)
-            guard = self._guard(key)
-            if guard is not None:
-                guard.untouched = False
+    # Claims.
 
-    def _drop_value(self, key: str) -> None:
-        self._entries.pop(key)
-        self._leases.pop(key, None)
+    def claim(self, key: str, seen: Any, lease: float) -> Leased | Busy:
+        """See `Claiming.claim`."""
+        with self._lock:
+            entry = self._entries.get(key)
+            return Busy() if entry is None or entry is not seen else self._lease(key, lease)
 
-    def _guard(self, key: str) -> _Guard | None:
-        """The guard that stands on `key`."""
-        guard = self._guards.get(key)
-        if guard is not None and not guard.live(self.clock()):
-            del self._guards[key]
-            return None
-        return guard
+    def mark_stale(self, keys: Sequence[str], grace: float) -> None:
+        """See `Claiming.mark_stale`."""
+        with self._lock:
+            for key in keys:
+                self._entries.mark(key, grace)
+                self._drop_rights(key)
+                self._touch(key)
 
-    def _holds(self, key: str, token: Any) -> bool:
-        held = self._leases.get(key)
-        return held is not None and held[0] == token and self.clock() < held[1]
+    # Batches: each under one hold of the lock.
 
-    def _lease(self, key: str, seconds: float) -> Leased | Busy:
-        now = self.clock()
-        held = self._leases.get(key)
-        if held is not None and now < held[1]:
-            return Busy()
-        while self._leases:  # forget the leases of dead loads; they stand in the order in which they were given
-            oldest = next(iter(self._leases))
-            if now < self._leases[oldest][1]:
-                break
-            del self._leases[oldest]
-        token = next(self._tokens)
-        self._leases[key] = (token, now + seconds)
-        return Leased(token)
+    def lookup_many(
+        self, keys: Sequence[str], lease: float | None, tags: Sequence[str] = ()
+    ) -> tuple[Sequence[Answer | None], Sequence[Version]]:
+        """See `Batching.lookup_many`."""
+        with self._lock:
+            return [self._lookup(key, lease) for key in keys], self._versions(tags)
+
+    def fill_many(
+        self, fills: Sequence[Fill], tags: Sequence[str] = ()
+    ) -> tuple[Sequence[bool | NotCacheableError], Sequence[Version]]:
+        """See `Batching.fill_many`."""
+        done: list[bool | NotCacheableError] = []
+        with self._lock:
+            for fill in fills:
+                try:
+                    done.append(self._fill(*fill))
+                except NotCacheableError as error:
+                    done.append(error)
+            return done, self._versions(tags)
+
+    def release_many(self, leases: Sequence[tuple[str, Any]]) -> Sequence[bool]:
+        """See `Batching.release_many`."""
+        with self._lock:
+            return [self._release(key, token) for key, token in leases]
+
+    def plant(self, tags: Sequence[str]) -> Sequence[Version]:
+        """See `Batching.plant`."""
+        with self._lock:
+            return [self._plant(tag) for tag in tags]

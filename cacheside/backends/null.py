@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .. import tokens
 from ..errors import ConfigurationError
 from . import urls
 from .base import AsyncBackend, Busy, Capability, Leased, Size
+from .beyond import Fill, Version
 
 
 class NullBackend:
@@ -28,7 +30,7 @@ class NullBackend:
     @property
     def capabilities(self) -> frozenset[Capability]:
         """See `Backend.capabilities`."""
-        return frozenset({"in_process", "objects", "clear"})
+        return frozenset({"in_process", "objects", "clear", "claims", "batches"})
 
     @property
     def aio(self) -> AsyncBackend | None:
@@ -75,3 +77,28 @@ class NullBackend:
 
     def close(self) -> None:
         """Nothing to give back."""
+
+    def claim(self, key: str, seen: Any, lease: float) -> Leased | Busy:
+        """As `lookup`."""
+        return Leased(None)
+
+    def mark_stale(self, keys: Sequence[str], grace: float) -> None:
+        """There is nothing to mark."""
+
+    def lookup_many(
+        self, keys: Sequence[str], lease: float | None, tags: Sequence[str] = ()
+    ) -> tuple[Sequence[Leased | None], Sequence[Version]]:
+        """As `lookup`, and no tag has a version."""
+        return [None if lease is None else Leased(None)] * len(keys), [None] * len(tags)
+
+    def fill_many(self, fills: Sequence[Fill], tags: Sequence[str] = ()) -> tuple[Sequence[bool], Sequence[Version]]:
+        """All are refused."""
+        return [False] * len(fills), [None] * len(tags)
+
+    def release_many(self, leases: Sequence[tuple[str, Any]]) -> Sequence[bool]:
+        """There were none."""
+        return [False] * len(leases)
+
+    def plant(self, tags: Sequence[str]) -> Sequence[Version]:
+        """A new version for each, which is kept for nobody."""
+        return [tokens.fresh() for _ in tags]

@@ -12,7 +12,9 @@ import threading
 from collections.abc import Iterator
 
 from ..hitpath import Switch, reset
+from .batches import BatchPromises
 from .bench import Subject
+from .claims import ClaimPromises
 from .guards import GuardPromises
 from .protocol import ProtocolPromises
 from .reads import ReadPromises
@@ -76,10 +78,20 @@ def disabled() -> Iterator[None]:
             Switch.off -= 1
 
 
-class BackendConformance(ProtocolPromises, GuardPromises, UpdatePromises, ReadPromises, WritePromises, StrictPromises):
+class BackendConformance(
+    ProtocolPromises,
+    GuardPromises,
+    UpdatePromises,
+    ClaimPromises,
+    BatchPromises,
+    ReadPromises,
+    WritePromises,
+    StrictPromises,
+):
     """What every backend has to do, as tests for pytest: inherit them, and say what is to be tested.
 
-    Each test exists once and runs in both colours; its docstring is the promise it checks.
+    Each test exists once and runs in both colours; its docstring is the promise it checks. Those of claims and of
+    batches check nothing on a backend without that capability.
 
     >>> from cacheside.testing import BackendConformance, FakeClock, Subject
     >>> class TestMyBackend(BackendConformance):

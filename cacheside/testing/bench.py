@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from ..backends.base import Answer, AsyncBackend, Backend, Capability, Hit, Leased
+from ..backends.base import Answer, AsyncBackend, Backend, Capability, Hit, Leased, Stale
+from ..backends.beyond import Fill, Version
 from ..cache import Cache
 from .stage import PATIENCE, Gate, Loop
 
@@ -72,6 +73,7 @@ class Bench:
         form = self.plain if colour == "sync" or "in_process" in core.capabilities else self.aio
         assert form is not None, f"{subject.backend!r} has no form for {colour} functions: set `colours` on your class"
         self.form: Backend | AsyncBackend = form
+        self.beyond: Any = form  # what it can do besides, of which its type says nothing
         self._loop = Loop() if colour == "async" else None
         self._threads = ThreadPoolExecutor(CROWD)
         self._gates: list[Gate] = []
@@ -141,6 +143,42 @@ class Bench:
         """See `Backend.close`."""
         self.call(self.form.close)
 
+    # What it may be able to do besides.
+
+    def claim(self, key: str, seen: Any, lease: float = 60) -> Answer:
+        """See `Claiming.claim`."""
+        answer: Answer = self.call(self.beyond.claim, key, seen, lease)
+        return answer
+
+    def mark_stale(self, *keys: str, grace: float = 60) -> None:
+        """See `Claiming.mark_stale`."""
+        self.call(self.beyond.mark_stale, keys, grace)
+
+    def lookup_many(
+        self, keys: Sequence[str], lease: float | None = 60, tags: Sequence[str] = ()
+    ) -> tuple[list[Any], list[Version]]:
+        """See `Batching.lookup_many`."""
+        return self._batch(self.beyond.lookup_many, keys, tags, keys, lease, tags)
+
+    def fill_many(self, fills: Sequence[Fill], tags: Sequence[str] = ()) -> tuple[list[Any], list[Version]]:
+        """See `Batching.fill_many`."""
+        return self._batch(self.beyond.fill_many, fills, tags, fills, tags)
+
+    def release_many(self, leases: Sequence[tuple[str, Any]]) -> list[Any]:
+        """See `Batching.release_many`."""
+        return list(self.call(self.beyond.release_many, leases))
+
+    def plant(self, *tags: str) -> list[Version]:
+        """See `Batching.plant`."""
+        return list(self.call(self.beyond.plant, tags))
+
+    def _batch(
+        self, verb: Callable[..., Any], items: Sequence[Any], tags: Sequence[str], *args: Any
+    ) -> tuple[list[Any], list[Version]]:
+        answers, versions = self.call(verb, *args)
+        assert (len(answers), len(versions)) == (len(items), len(tags)), "there is one answer for each, in order"
+        return list(answers), list(versions)
+
     # What tests do with it all the time.
 
     def key(self, text: str = "k") -> str:
@@ -161,6 +199,12 @@ class Bench:
         """The entry under `key`, which has to be there."""
         answer = self.lookup(key)
         assert isinstance(answer, Hit), f"{key} should have held a value, and is {answer!r}"
+        return answer
+
+    def stale(self, key: str) -> Stale:
+        """The marked entry under `key`, which has to be there."""
+        answer = self.lookup(key)
+        assert isinstance(answer, Stale), f"{key} should have held a stale value, and is {answer!r}"
         return answer
 
     def free(self, key: str) -> bool:
@@ -261,6 +305,22 @@ def promise(test: Callable[[Any, Bench], None]) -> Callable[[Any, Subject, Colou
     parameters = [inspect.Parameter(name, kind) for name in ("self", "subject", "colour")]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # pytest reads it; types do not know
     return run
+
+
+def promise_of(
+    capability: Capability,
+) -> Callable[[Callable[[Any, Bench], None]], Callable[[Any, Subject, Colour], None]]:
+    """`promise`, for those alone who have the `capability`: nobody else breaks it."""
+
+    def decorate(test: Callable[[Any, Bench], None]) -> Callable[[Any, Subject, Colour], None]:
+        @functools.wraps(test)
+        def run(self: Any, bench: Bench) -> None:
+            if capability in bench.capabilities:
+                test(self, bench)
+
+        return promise(run)
+
+    return decorate
 
 
 class Promises:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import get_args
 
 from ..backends.base import Busy, Capability, Hit, Leased, Size
+from ..backends.beyond import Batching, Claiming
 from .bench import CROWD, LONG, SHORT, Bench, Promises, promise
 
 
@@ -298,7 +299,10 @@ class ProtocolPromises(Promises):
         assert "stores" in said
         assert "in_process" not in said or bench.aio is None
         assert "copies" not in said or "objects" in said
-        assert all(form is None or form.capabilities == said for form in (bench.plain, bench.aio))
+        forms = [form for form in (bench.plain, bench.aio) if form is not None]
+        assert all(form.capabilities == said for form in forms)
+        assert "claims" not in said or all(isinstance(form, Claiming) for form in forms)
+        assert "batches" not in said or all(isinstance(form, Batching) for form in forms)
 
     @promise
     def test_size(self, bench: Bench) -> None:
