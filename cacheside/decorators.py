@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 from .errors import ConfigurationError
@@ -62,6 +62,13 @@ class CachedFactory:
         version: str | int = "",
         serializer: str | Serializer | None = None,
         compress: Compress | OrUnset | None = UNSET,
+        tags: Sequence[str] = (),
+        stale_while_revalidate: Duration = 0,
+        stale_if_error: Duration = 0,
+        early_refresh: float = 0,
+        load_timeout: Duration | None = None,
+        max_loads: int | None = None,
+        max_loads_wait: Duration | None = None,
     ) -> CachedDecorator: ...
     @overload
     def __call__(
@@ -78,6 +85,13 @@ class CachedFactory:
         version: str | int = "",
         serializer: str | Serializer | None = None,
         compress: Compress | OrUnset | None = UNSET,
+        tags: Sequence[str] = (),
+        stale_while_revalidate: Duration = 0,
+        stale_if_error: Duration = 0,
+        early_refresh: float = 0,
+        load_timeout: Duration | None = None,
+        max_loads: int | None = None,
+        max_loads_wait: Duration | None = None,
     ) -> CachedDecorator: ...
     def __call__(
         self,
@@ -94,6 +108,13 @@ class CachedFactory:
         version: str | int = "",
         serializer: str | Serializer | None = None,
         compress: Compress | OrUnset | None = UNSET,
+        tags: Sequence[str] = (),
+        stale_while_revalidate: Duration = 0,
+        stale_if_error: Duration = 0,
+        early_refresh: float = 0,
+        load_timeout: Duration | None = None,
+        max_loads: int | None = None,
+        max_loads_wait: Duration | None = None,
     ) -> Any:
         """Cache what a function returns.
 
@@ -115,9 +136,22 @@ class CachedFactory:
             version: of the value's shape. A value stored under another version is a miss, and is replaced.
             serializer: a name or a `Serializer`, for this function; checked, though unused, on a memory cache.
             compress: as of `Cache`, for this function; None: its values are not compressed.
+            tags: templates over the parameters, such as ``("org:{org_id}",)``. A value is good as long as none of its
+                tags has been invalidated since its load began. A hit still takes one round trip to each server.
+            stale_while_revalidate: seconds past its ttl (RFC 5861) in which a value is returned at once, while one
+                caller in the whole fleet loads it again in the background; for values marked stale too.
+            stale_if_error: seconds past its ttl in which a value is returned if loading it again raises.
+            early_refresh: 1.0 and the like: values are loaded again in the background by chance, the likelier the
+                nearer their ttl is to its end and the longer their load takes (XFetch: Vattani, Chierichetti,
+                Lowenstein, VLDB 2015). 0: not.
+            load_timeout: seconds that a caller waits for a load, which then runs in the background, and goes on there
+                if it takes longer. The caller gets an old value that `stale_if_error` would allow, or LoadTimeout.
+            max_loads: so many loads of this function run at once in this process, at most; others wait for their turn.
+            max_loads_wait: seconds until one that waits is refused, with TooManyLoads; default: the cache's `lease`.
 
         Raises:
-            ConfigurationError: an option that cannot work, a template that does not fit, a generator function.
+            ConfigurationError: an option that cannot work, or that the cache's backend cannot serve, a template that
+                does not fit, a generator function.
         """
         if isinstance(target, str):
             if key is not None:
@@ -134,6 +168,13 @@ class CachedFactory:
             version=version,
             serializer=serializer,
             compress=compress,
+            tags=tags,
+            stale_while_revalidate=stale_while_revalidate,
+            stale_if_error=stale_if_error,
+            early_refresh=early_refresh,
+            load_timeout=load_timeout,
+            max_loads=max_loads,
+            max_loads_wait=max_loads_wait,
         )
         if target is None:
             return lambda fn: self._decorate(fn, options)

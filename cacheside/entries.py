@@ -9,6 +9,7 @@ very moment: an invalidation has not returned before all rows of the entry are d
 from __future__ import annotations
 
 from collections.abc import Hashable
+from math import inf
 from typing import Any
 
 from .rawkeys import in_parts
@@ -68,11 +69,14 @@ class Row:
         table: of the function.
         raw: where in the table it stands.
         types: the exact types of the arguments in `raw`: others can be equal to them, as True is to 1.
+        until: when it has to be looked at anew, though the entry may go on.
     """
 
     __slots__ = ("deadline", "entry", "hits", "raw", "table", "type0", "type1", "type2", "types", "value")
 
-    def __init__(self, entry: Entry, value: Any, table: Table, raw: Hashable, types: tuple[type, ...]) -> None:
+    def __init__(
+        self, entry: Entry, value: Any, table: Table, raw: Hashable, types: tuple[type, ...], until: float = inf
+    ) -> None:
         self.entry: Entry = entry
         self.value: Any = value
         self.table: Table = table
@@ -83,7 +87,7 @@ class Row:
         self.type1: type | None = first[1]
         self.type2: type | None = first[2]
         self.hits: float = 0.0  # whole numbers, which Python adds to faster than to integers: it need not allocate them
-        self.deadline: float = entry.deadline
+        self.deadline: float = min(entry.deadline, until)
 
     def die(self) -> None:
         """Nobody finds the entry by this row any more."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Awaitable, Callable, Collection, Hashable
+from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
 from functools import partial
+from math import inf
 from typing import Any
 
 from . import drivers
@@ -12,14 +13,19 @@ from .core import Core
 from .engine import Reader
 from .entries import Table
 from .envelope import Codec, LiveCodec, WireCodec
+from .errors import ConfigurationError
 from .expiry import UNSET, OrUnset, Ttl
+from .freshness import FreshReader
 from .hitpath import HitPath, Switch
 from .keeper import Keeper, Policy
 from .keymaker import KeyMaker, is_coroutine, location_of
+from .keys import Template
+from .limiter import Limiter
 from .options import Options
 from .rawkeys import in_parts, types_of
 from .serializers import Compress, Serializer
 from .stats import CacheInfo, Counters
+from .steps import Steps
 
 
 class Home:
@@ -53,14 +59,19 @@ class Home:
         version: str = "",
         exceptions: Collection[type[BaseException]] = (),
         compress: Compress | OrUnset | None = UNSET,
+        batch: bool = False,
     ) -> Codec:
         """How this cache stores the values of a function with these options."""
         # Made even where it is not used, so that its mistakes show: memory stands in for a server.
         made = self.serializer(serializer, compress)
         capabilities = self.core.capabilities
+        # What is kept in this process has one clock for all that it keeps.
+        clock = getattr(self.core.backend, "clock", self.wall)
         if "objects" in capabilities:
-            return LiveCodec(version, copies="copies" in capabilities)
-        return WireCodec(made, version, exceptions, self.wall if "whole_seconds" in capabilities else None)
+            return LiveCodec(version, "copies" in capabilities, clock, batch)
+        return WireCodec(
+            made, version, exceptions, self.wall if "whole_seconds" in capabilities else None, clock, batch
+        )
 
 
 class Runtime:
@@ -75,13 +86,29 @@ class Runtime:
         self.stores: bool = "stores" in core.capabilities
         if not self.in_process:
             function.keys.check_server()
-        self.table: Table | None = Table(function.keys.is_default) if "rows" in core.capabilities else None
+        for capability, option in options.needs().items():
+            if capability not in core.capabilities:
+                raise ConfigurationError(
+                    f"{function.name}: {option} needs a backend with the capability {capability!r}, which {core.label} "
+                    "does not have"
+                )
+        # A row says nothing of tags.
+        rows = "rows" in core.capabilities and not function.tags
+        self.table: Table | None = Table(function.keys.is_default) if rows else None
         self.counters: Counters = core.book.open(function.name, self, None if self.table is None else self.table.hits)
         codec = home.codec(options.serializer, function.keys.version, options.cache_exceptions, options.compress)
         policy = Policy(
-            function.name, function.where, options.expiry(home.ttl), options.cache_if, options.cache_exceptions
+            function.name,
+            function.where,
+            options.expiry(home.ttl),
+            options.cache_if,
+            options.cache_exceptions,
+            options.windows,
         )
-        self.reader: Reader = Reader(core, Keeper(policy, codec, self.counters))
+        keeper = Keeper(policy, codec, self.counters)
+        self.reader: Reader = (
+            Reader(core, keeper) if options.plain else FreshReader(core, keeper, options.load_timeout, function.limiter)
+        )
 
 
 class Function:
@@ -101,6 +128,11 @@ class Function:
         self.name: str = f"{module}.{qualname}"
         self.where: tuple[str, int, str] = location_of(fn)
         self.keys: KeyMaker = KeyMaker(fn, self.name, options.key, options.ignore, str(options.version))
+        self.tags: tuple[Template, ...] = tuple(
+            [Template(tag, list(self.keys.binder.signature.parameters), self.name) for tag in options.tags]
+        )
+        self.limiter: Limiter | None = options.limiter()
+        """Of all its loads in this process, whatever the cache."""
         self._home = home
         coroutine = is_coroutine(fn)
         slow = async_shell(self) if coroutine else sync_shell(self)
@@ -127,7 +159,14 @@ class Function:
         key, values = self.keys.with_values(self.keys.binder.bind(args, kwargs), runtime.in_process)
         return prefix + key, None if values is None else partial(self._attach, runtime, values)
 
-    def _attach(self, runtime: Runtime, values: tuple[Any, ...], entry: Any, outcome: Any) -> None:
+    def tags_of(self, runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[str]:
+        """The keys of the tags of a call."""
+        if not self.tags:
+            return ()
+        values = self.keys.binder.bind(args, kwargs)
+        return [runtime.core.tag_key(tag.render(values)) for tag in self.tags]
+
+    def _attach(self, runtime: Runtime, values: tuple[Any, ...], entry: Any, outcome: Any, until: float = inf) -> None:
         """Let the next call find `entry` by a row, if that is safe."""
         backend: Any = runtime.core.backend
         table = runtime.table
@@ -139,7 +178,7 @@ class Function:
             if raw is None:
                 return
             table.apart = True
-        backend.attach(entry, table, raw, types, outcome)
+        backend.attach(entry, table, raw, types, outcome, until)
         pending = runtime.core.pending
         self.path.switch(table, backend.clock, lambda: self._home() is runtime.home() and not pending)
 
@@ -154,6 +193,13 @@ class Function:
             return read(reader, prefix + of_call(args, kwargs, in_process), None, lambda: fn(*args, **kwargs))
 
         self.path.serve(call, lambda: self._home() is runtime.home())
+
+    def tagged(self, runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any], sync: bool) -> tuple[Steps, Core]:
+        """The steps of a call that has tags."""
+        key, tags = runtime.core.prefix + self.text(runtime, args, kwargs), self.tags_of(runtime, args, kwargs)
+        reader = runtime.reader
+        assert isinstance(reader, FreshReader)  # `Runtime` has made it one
+        return reader.read(key, sync, None, tags), runtime.core
 
     def text(self, runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """The key of a call, without version."""
@@ -195,6 +241,9 @@ def sync_shell(function: Function) -> Callable[..., Any]:
         if not runtime.stores:
             _count_uncached(runtime)
             return fn(*args, **kwargs)
+        if function.tags:
+            steps, core = function.tagged(runtime, args, kwargs, True)
+            return drivers.run(steps, core, lambda: fn(*args, **kwargs))
         function.shorten(runtime, drivers.read)
         key, found = function.locate(runtime, args, kwargs)
         return drivers.read(runtime.reader, key, found, lambda: fn(*args, **kwargs))
@@ -213,6 +262,9 @@ def async_shell(function: Function) -> Callable[..., Awaitable[Any]]:
         if not runtime.stores:
             _count_uncached(runtime)
             return fn(*args, **kwargs)  # type: ignore[no-any-return]  # as above
+        if function.tags:
+            steps, core = function.tagged(runtime, args, kwargs, False)
+            return drivers.arun(steps, core, lambda: fn(*args, **kwargs))
         function.shorten(runtime, drivers.aread)
         key, found = function.locate(runtime, args, kwargs)
         return drivers.aread(runtime.reader, key, found, lambda: fn(*args, **kwargs))

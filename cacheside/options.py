@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from . import serializers
+from .backends.base import Capability
 from .errors import ConfigurationError
-from .expiry import UNSET, Duration, Expiry, OrUnset, Ttl
+from .expiry import UNSET, Duration, Expiry, OrUnset, Ttl, Windows, seconds
+from .limiter import Limiter
 from .serializers import Compress, Serializer
 
 
@@ -30,6 +32,13 @@ class Options:
         version: str | int,
         serializer: str | Serializer | None,
         compress: Compress | OrUnset | None,
+        tags: Sequence[str] = (),
+        stale_while_revalidate: Duration = 0,
+        stale_if_error: Duration = 0,
+        early_refresh: float = 0,
+        load_timeout: Duration | None = None,
+        max_loads: int | None = None,
+        max_loads_wait: Duration | None = None,
     ) -> None:
         self.key = key
         self.ttl = ttl
@@ -41,6 +50,19 @@ class Options:
         self.version = version
         self.serializer = serializer
         self.compress = compress
+        self.tags = checked_tags(tags)
+        self.windows = Windows(stale_while_revalidate, stale_if_error, early_refresh)
+        self.load_timeout = None if load_timeout is None else seconds(load_timeout, "load_timeout")
+        self.max_loads = max_loads
+        self.max_loads_wait = None if max_loads_wait is None else seconds(max_loads_wait, "max_loads_wait")
+        if max_loads is not None and (isinstance(max_loads, bool) or not isinstance(max_loads, int) or max_loads < 1):
+            raise ConfigurationError(f"max_loads= is how many loads may run at once, 1 or more, not {max_loads!r}")
+        if max_loads is None and max_loads_wait is not None:
+            raise ConfigurationError("max_loads_wait= is for max_loads=: without it no load waits for its turn")
+        if self.windows and ttl is None:
+            raise ConfigurationError(
+                "ttl=None means that values never are past it: there is no window to serve them in"
+            )
         if self.key is not None and not isinstance(self.key, str) and not callable(self.key):
             raise ConfigurationError(f"key= is a template such as 'user:{{user_id}}' or a callable, not {self.key!r}")
         if self.cache_if is not None and not callable(self.cache_if):
@@ -58,7 +80,38 @@ class Options:
         if isinstance(self.serializer, str):
             serializers.registry.get(self.serializer)
 
+    @property
+    def plain(self) -> bool:
+        """Whether nothing is asked for but to look up, load and fill."""
+        return not (self.tags or self.windows or self.load_timeout or self.max_loads)
+
+    def needs(self) -> dict[Capability, str]:
+        """What a backend has to be able to do, and which option asks for it."""
+        needs: dict[Capability, str] = {}
+        if self.windows:
+            needs["claims"] = "stale_while_revalidate=, stale_if_error= and early_refresh="
+        if self.tags:
+            needs["batches"] = "tags="
+        return needs
+
+    def limiter(self) -> Limiter | None:
+        """A new one, if there is a limit."""
+        return None if self.max_loads is None else Limiter(self.max_loads, self.max_loads_wait)
+
     def expiry(self, ttl_default: Ttl) -> Expiry:
         """These options as an Expiry, on a cache whose ttl is `ttl_default`."""
         ttl = ttl_default if self.ttl is UNSET else self.ttl
         return Expiry(ttl, self.negative_ttl, self.jitter)
+
+
+def checked_tags(tags: object) -> tuple[str, ...]:
+    """Templates of tags.
+
+    Raises:
+        ConfigurationError: it is something else.
+    """
+    if isinstance(tags, str) or not isinstance(tags, Sequence) or not all(isinstance(tag, str) for tag in tags):
+        raise ConfigurationError(f"tags= is a tuple of templates, such as ('org:{{org_id}}',), not {tags!r}")
+    if len(tags) > 255:
+        raise ConfigurationError(f"tags= may have up to 255 of them, not {len(tags)}")
+    return tuple(dict.fromkeys(tags))

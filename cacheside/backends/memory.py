@@ -7,6 +7,7 @@ import time
 import weakref
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
+from math import inf
 from typing import Any
 
 from .. import forks
@@ -127,15 +128,17 @@ class MemoryBackend(Keeping):
             assert answer is not None  # a lease was asked for
             return answer
 
-    def attach(self, entry: Entry, table: Table, raw: Hashable, types: tuple[type, ...], value: Any) -> None:
-        """Let a function find `entry`, of a `Hit` that it got, by a row; if the entry is there still.
+    def attach(
+        self, entry: Entry, table: Table, raw: Hashable, types: tuple[type, ...], value: Any, until: float = inf
+    ) -> None:
+        """Let a function find `entry`, of a `Hit` that it got, by a row until then; if the entry is there still.
 
         Race: the entry is invalidated after the lookup. Then it is dead here, under the lock, and gets no row.
         """
         with self._lock:
             if entry.deadline > self.clock() and not entry.stale:
                 self._tables.add(table)
-                entry.attach(Row(entry, value, table, raw, types))
+                entry.attach(Row(entry, value, table, raw, types, until))
 
     def replace(self, key: str, seen: Any, lease: float) -> Leased | Busy:
         """See `Backend.replace`."""
