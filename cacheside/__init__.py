@@ -8,22 +8,27 @@
 """
 
 from .cache import Cache, cached, configure, default_cache, invalidates, updates
+from .envelope import MISSING
 from .errors import (
     CachesideError,
     CacheUnavailable,
     CacheWarning,
     ConfigurationError,
     InvalidKeyError,
+    LoadTimeout,
     MissingExtraError,
     RecursiveLoadError,
+    TooManyLoads,
 )
 from .keys import quote
 from .stats import CacheInfo, Stats
+from .warming import Warmed
 from .wrappers import AsyncCached, Cached
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "MISSING",
     "AsyncCached",
     "Cache",
     "CacheInfo",
@@ -33,9 +38,12 @@ __all__ = [
     "CachesideError",
     "ConfigurationError",
     "InvalidKeyError",
+    "LoadTimeout",
     "MissingExtraError",
     "RecursiveLoadError",
     "Stats",
+    "TooManyLoads",
+    "Warmed",
     "cached",
     "configure",
     "default_cache",

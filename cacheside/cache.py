@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ from .functions import Home
 from .keys import quote
 from .serializers import Compress, Secret, Serializer
 from .stats import Stats
-from .targets import Entry, Terms, server_key
+from .targets import Entry, Terms, server_key, tag_keys
 from .writes import Write
 
 F = TypeVar("F", bound="Callable[..., Any] | classmethod[Any, ..., Any] | staticmethod[..., Any]")
@@ -127,9 +127,16 @@ class Cache:
         """What prefixes every key on a server."""
         return self._namespace
 
-    def invalidates(self, *targets: Any, strict: bool = False, hold: Duration = 30) -> Callable[[F], F]:
+    def invalidates(
+        self,
+        *targets: Any,
+        tags: Sequence[str] = (),
+        strict: bool = False,
+        hold: Duration = 30,
+        stale: Duration = 0,
+    ) -> Callable[[F], F]:
         """The decorator `invalidates`, bound to this cache."""
-        terms = Terms(strict, hold)
+        terms = Terms(strict, hold, tags=tags, stale=stale)
         return lambda fn: writes.wrap(fn, targets, lambda: self._home, terms)
 
     def updates(
@@ -139,11 +146,15 @@ class Cache:
         terms = Terms(strict, hold, update=True, ttl=ttl)
         return lambda fn: writes.wrap(fn, targets, lambda: self._home, terms)
 
-    def invalidating(self, *keys: str, strict: bool = False, hold: Duration = 30) -> Write:
+    def invalidating(
+        self, *keys: str, tags: Sequence[str] = (), strict: bool = False, hold: Duration = 30, stale: Duration = 0
+    ) -> Write:
         """A block that is a write: ``with`` or ``async with``. The keys are invalidated at its end, however it ends.
 
         Args:
             keys: full texts, as `.key()` of a cached function gives them.
+            tags: tags to invalidate as well, as texts: "org:7".
+            stale: as of `invalidates`.
             strict: guard the keys before the block, as `invalidates` does.
             hold: seconds that the guard lasts if this process dies in the block.
 
@@ -151,25 +162,31 @@ class Cache:
             InvalidKeyError: a text that can be no key; before the block runs.
             CacheUnavailable: with `strict`, the guard could not be placed; the block does not run.
         """
-        entries = [Entry(self._core, server_key(self._core, key)) for key in keys]
-        return Write(lambda: self._home, "cache.invalidating", Terms(strict, hold), [lambda values: entries])
+        entries = [Entry(self._core, key) for key in self._named(keys, tags)]
+        terms = Terms(strict, hold, tags=tags, stale=stale)
+        return Write(lambda: self._home, "cache.invalidating", terms, [lambda values: entries])
 
-    def invalidate(self, *keys: str) -> None:
+    def invalidate(self, *keys: str, tags: Sequence[str] = ()) -> None:
         """Drop entries, and the right of every load under way to fill them. One round trip.
 
         A broken cache raises nothing: the keys are bypassed in this process until it could be delivered.
 
         Args:
             keys: full texts, as `.key()` of a cached function gives them.
+            tags: tags, as texts ("org:7"): all entries that have one of them are dropped, however many they are, by
+                one command for each tag.
 
         Raises:
             InvalidKeyError: a text that can be no key.
         """
-        drivers.invalidate(self._core, [server_key(self._core, key) for key in keys])
+        drivers.invalidate(self._core, self._named(keys, tags))
 
-    async def ainvalidate(self, *keys: str) -> None:
+    async def ainvalidate(self, *keys: str, tags: Sequence[str] = ()) -> None:
         """`invalidate`, awaitable. Cancelling the caller does not stop the delivery."""
-        await drivers.ainvalidate(self._core, [server_key(self._core, key) for key in keys])
+        await drivers.ainvalidate(self._core, self._named(keys, tags))
+
+    def _named(self, keys: Sequence[str], tags: Sequence[str]) -> list[str]:
+        return [server_key(self._core, key) for key in keys] + tag_keys(self._core, tags)
 
     def clear(self, everything: bool = False) -> None:
         """Drop all entries of this namespace. It takes many round trips on Redis: SCAN and UNLINK.
@@ -198,7 +215,11 @@ class Cache:
             self._core.backend.close()
 
     async def aclose(self) -> None:
-        """Close the connections of async code in the running event loop. Idempotent; the next call opens new ones."""
+        """Close the connections of async code in the running event loop. Idempotent; the next call opens new ones.
+
+        What is refreshed in the background in this loop is broken off.
+        """
+        await self._core.stop()
         if self._core.aio is not None:
             await self._core.aio.close()
 
@@ -311,7 +332,9 @@ cached: CachedFactory = CachedFactory(_default_home, bound=False)
 """Cache what a function returns, on the default cache. See `CachedFactory.__call__` for all options."""
 
 
-def invalidates(*targets: Any, strict: bool = False, hold: Duration = 30) -> Callable[[F], F]:
+def invalidates(
+    *targets: Any, tags: Sequence[str] = (), strict: bool = False, hold: Duration = 30, stale: Duration = 0
+) -> Callable[[F], F]:
     """The function is a write: drop the entries it makes stale, after it has returned, raised or been cancelled.
 
     The write itself has to commit; a function that leaves the commit to its caller invalidates too early. One round
@@ -321,18 +344,21 @@ def invalidates(*targets: Any, strict: bool = False, hold: Duration = 30) -> Cal
         targets: each a key template over the parameters and ``{result}``; or a cached function, whose key is made from
             the parameters of the same names, and whose entry is dropped in its own cache; or a callable with the same
             arguments (and `result`, as a keyword, if it has a parameter of that name) that returns a key or several.
+        tags: templates like those of targets; all entries that have one of these tags are dropped.
         strict: guard the keys before the write. While the guard stands readers load from the store and fill nothing,
             so no old value outlives the write even if this process dies in it, or if the server cannot be reached
             after it. The targets then cannot depend on the result.
         hold: seconds after which the guard of a writer that died ends; longer than the write should ever take. (A
             write that outlasts it is as safe as one that is not strict.)
+        stale: seconds that functions with `stale_while_revalidate` or `stale_if_error` may still return the old values,
+            as if their ttl were over; nobody else sees them. 0: nobody does.
 
     Raises:
         ConfigurationError: a target that does not fit the function; at decoration.
         InvalidKeyError: a key that cannot be made from the arguments of a call; before the function is called.
         CacheUnavailable: with `strict`, the guard could not be placed; the function is not called.
     """
-    terms = Terms(strict, hold)
+    terms = Terms(strict, hold, tags=tags, stale=stale)
     return lambda fn: writes.wrap(fn, targets, _default_home, terms)
 
 

@@ -131,7 +131,9 @@ class Core:
         plan.update(marked)
         return dict(zip(plan, answer, strict=True))
 
-    def finish(self, plan: Plan, updates: Mapping[str, Update] = NO_UPDATES, begun: bool = True) -> Steps:
+    def finish(
+        self, plan: Plan, updates: Mapping[str, Update] = NO_UPDATES, stale: float = 0.0, begun: bool = True
+    ) -> Steps:
         """A write is over: put in the values of `updates`, take back the other marks of `plan`, invalidate the rest.
 
         What fails is pending: bypassed until it succeeds. What is pending already is not sent along: a part of the
@@ -140,15 +142,22 @@ class Core:
         An update that was refused or unanswered is a release: had the value been accepted after all, the release finds
         no mark and drops it.
 
+        What was to be marked stale, and could not, is invalidated later: that is more than was asked for.
+
         Args:
+            stale: seconds that values may be kept, marked stale, for readers who ask for that; 0: they are dropped.
             begun: False if the marks of `plan` may never have been placed: that one is missing then says nothing.
+
+        Returns:
+            the keys whose new values are in the cache.
         """
-        left = dict(plan)
+        left, updated = dict(plan), set[str]()
         try:
             for key, update in updates.items():
                 if (yield from self._update(key, str(left[key]), update)):
                     del left[key]
-            failures, lost = yield from self._tell(*_parts(left))
+                    updated.add(key)
+            failures, lost = yield from self._tell(*_parts(left), stale)
         except BaseException:  # cancelled in it: whether it arrived is not known, so it counts as failed
             self.undelivered(left)
             raise
@@ -164,7 +173,7 @@ class Core:
             self.recovered()
             if self.pending:
                 yield from self.deliver()
-        return None
+        return updated
 
     def _update(self, key: str, token: str, update: Update) -> Steps:
         """Whether the value is in the cache now."""
@@ -201,14 +210,15 @@ class Core:
         return None
 
     def _tell(
-        self, keys: tuple[str, ...], marks: tuple[tuple[str, str], ...]
+        self, keys: tuple[str, ...], marks: tuple[tuple[str, str], ...], stale: float = 0.0
     ) -> Generator[Step, Any, tuple[list[_Failure], int]]:
         """Invalidate keys and take back marks; returns what failed, and how many marks were not there any more."""
         failures, lost = [], 0
         marked = frozenset(key for key, _ in marks)
-        for verb, items, concerned in (("invalidate", keys, frozenset(keys)), ("unguard", marks, marked)):
-            if items:
-                answer = yield Ask(verb, (items,))
+        drop: tuple[str, tuple[Any, ...]] = ("mark_stale", (keys, stale)) if stale else ("invalidate", (keys,))
+        for (verb, args), concerned in ((drop, frozenset(keys)), (("unguard", (marks,)), marked)):
+            if concerned:
+                answer = yield Ask(verb, args)
                 if type(answer) is Failed:
                     known = getattr(answer.error, "keys", None) or ()
                     failures.append(_Failure(answer.error, concerned.intersection(known) or concerned))

@@ -90,12 +90,12 @@ async def aread(reader: Reader, key: str, found: Found | None, load: Callable[[]
     return outcome
 
 
-def run(steps: Steps, core: Core, load: Callable[..., Any]) -> Any:
+def run(steps: Steps, core: Core, load: Callable[..., Any] = _no_load) -> Any:
     """Carry out `steps` in plain code, and return or raise their outcome."""
     return _given(drive(steps, core, load))
 
 
-async def arun(steps: Steps, core: Core, load: Callable[..., Awaitable[Any]]) -> Any:
+async def arun(steps: Steps, core: Core, load: Callable[..., Awaitable[Any]] = _no_load) -> Any:
     """`run`, awaiting."""
     return _given(await adrive(steps, core, load))
 
@@ -281,23 +281,23 @@ async def ainvalidate(core: Core, keys: Collection[str]) -> None:
     await afinish(core, dict.fromkeys(keys))
 
 
-def finish(core: Core, plan: Plan, updates: Mapping[str, Update] = NO_UPDATES) -> None:
+def finish(core: Core, plan: Plan, updates: Mapping[str, Update] = NO_UPDATES, stale: float = 0.0) -> None:
     """Deliver what a write has to tell the cache: see `Core.finish`."""
     if plan:
-        drive(core.finish(plan, updates), core)
+        drive(core.finish(plan, updates, stale), core)
 
 
-async def afinish(core: Core, plan: Plan, updates: Mapping[str, Update] = NO_UPDATES) -> None:
+async def afinish(core: Core, plan: Plan, updates: Mapping[str, Update] = NO_UPDATES, stale: float = 0.0) -> None:
     """`finish`, awaitable and shielded."""
     if not plan:
         return
     if core.in_process:
-        drive(core.finish(plan, updates), core)
+        drive(core.finish(plan, updates, stale), core)
         return
     import asyncio
 
     try:
-        await asyncio.shield(spawn(adrive(core.finish(plan, updates), core)))
+        await asyncio.shield(spawn(adrive(core.finish(plan, updates, stale), core)))
     except asyncio.CancelledError:
         # The delivery goes on, but whether it arrives, or has even begun as its loop ends, is not known here.
         core.undelivered(plan)

@@ -39,6 +39,18 @@ class Absent(Enum):
 ABSENT: Final = Absent.ABSENT
 
 
+class Missing(Enum):
+    """The type of `MISSING`: what `.peek()` gives where the cache holds nothing. None is a value like any other."""
+
+    MISSING = "missing"
+
+    def __repr__(self) -> str:
+        return "MISSING"
+
+
+MISSING: Final = Missing.MISSING
+
+
 class Miss(Enum):
     """Why there is no outcome. Never None, which is a value like any other."""
 

@@ -8,11 +8,11 @@ from functools import partial
 from math import inf
 from typing import Any
 
-from . import drivers
+from . import drivers, verbs
 from .core import Core
 from .engine import Reader
 from .entries import Table
-from .envelope import Codec, LiveCodec, WireCodec
+from .envelope import MISSING, Codec, LiveCodec, WireCodec
 from .errors import ConfigurationError
 from .expiry import UNSET, OrUnset, Ttl
 from .freshness import FreshReader
@@ -228,6 +228,31 @@ class Function:
         """Drop the entry of a call, async."""
         core, key = self.server_key(args, kwargs)
         await drivers.ainvalidate(core, (key,))
+
+    def place(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Runtime, str, Sequence[str]]:
+        """Where the entry of a call is: the runtime, the key and the tags as the backend knows them."""
+        runtime = self.runtime()
+        return runtime, runtime.core.prefix + self.text(runtime, args, kwargs), self.tags_of(runtime, args, kwargs)
+
+    def peek(self, /, *args: Any, **kwargs: Any) -> Any:
+        """What the cache holds for a call, sync."""
+        runtime, key, tags = self.place(args, kwargs)
+        return drivers.run(verbs.peek(runtime.reader, key, tags), runtime.core) if runtime.stores else MISSING
+
+    async def apeek(self, /, *args: Any, **kwargs: Any) -> Any:
+        """What the cache holds for a call, async."""
+        runtime, key, tags = self.place(args, kwargs)
+        return await drivers.arun(verbs.peek(runtime.reader, key, tags), runtime.core) if runtime.stores else MISSING
+
+    def put(self, value: Any, /, *args: Any, **kwargs: Any) -> bool:
+        """Put a known value in the place of what a call would load, sync."""
+        runtime, key, tags = self.place(args, kwargs)
+        return runtime.stores and bool(drivers.run(verbs.put(runtime.reader, key, tags, value), runtime.core))
+
+    async def aput(self, value: Any, /, *args: Any, **kwargs: Any) -> bool:
+        """Put a known value in the place of what a call would load, async."""
+        runtime, key, tags = self.place(args, kwargs)
+        return runtime.stores and bool(await drivers.arun(verbs.put(runtime.reader, key, tags, value), runtime.core))
 
 
 def sync_shell(function: Function) -> Callable[..., Any]:

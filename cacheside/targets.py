@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from .binder import Binder
@@ -19,6 +19,7 @@ from .functions import Home
 from .keeper import Keeper, Policy
 from .keymaker import is_coroutine, location_of, signature_of
 from .keys import Template, check_key, split_version
+from .options import checked_tags
 from .stats import Counters
 from .wrappers import AsyncCached, Cached, bound_to
 
@@ -43,13 +44,21 @@ class Terms:
         hold: seconds after which the guard of a writer that died ends.
         update: put the result into the entries; the keys are guarded for that too.
         ttl: of such a result, where the target is no cached function, which has its own.
+        tags: templates of tags that the write turns.
+        stale: seconds that readers who ask for it may see the old values; 0: they are dropped.
 
     Raises:
         ConfigurationError: an option that cannot work, or has nothing to work on.
     """
 
     def __init__(
-        self, strict: bool = False, hold: Duration = 30, update: bool = False, ttl: Ttl | OrUnset = UNSET
+        self,
+        strict: bool = False,
+        hold: Duration = 30,
+        update: bool = False,
+        ttl: Ttl | OrUnset = UNSET,
+        tags: Sequence[str] = (),
+        stale: Duration = 0,
     ) -> None:
         if not isinstance(strict, bool):
             raise ConfigurationError(f"strict= is True or False, not {strict!r}")
@@ -59,6 +68,12 @@ class Terms:
         self.strict: bool = strict
         self.update: bool = update
         self.ttl: Ttl | OrUnset = ttl
+        self.tags: tuple[str, ...] = checked_tags(tags)
+        self.stale: float = 0.0 if stale == 0 else seconds(stale, "stale")
+        if self.stale and (strict or self.tags):
+            raise ConfigurationError(
+                "stale= keeps the old values for a while: strict=True drops them before the write, and a tag has none"
+            )
         self.decorator: str = "@updates" if update else "@invalidates"
         if ttl is not UNSET:
             Expiry(ttl, 1, 0)
@@ -86,7 +101,7 @@ class Targets:
     def __init__(
         self, fn: Callable[..., Any], name: str, targets: tuple[Any, ...], home: Callable[[], Home], terms: Terms
     ) -> None:
-        if not targets:
+        if not targets and not terms.tags:
             raise ConfigurationError(
                 f"{terms.decorator} needs a target: a key template, a cached function, or a callable"
             )
@@ -103,8 +118,9 @@ class Targets:
         """Those that need the arguments only."""
         self.late: list[Make] = []
         """Those that need the result as well."""
-        for target in targets:
-            make, needs_result = self._made(target)
+        made = [(target, *self._made(target)) for target in targets]
+        made += [(tag, *self._template(self._parsed(tag), tag=True)) for tag in terms.tags]
+        for target, make, needs_result in made:
             if needs_result and terms.guards:
                 raise ConfigurationError(
                     f"{name}: {'@updates' if terms.update else 'strict=True'} guards its keys before the write, when "
@@ -120,7 +136,7 @@ class Targets:
 
     def _made(self, target: Any) -> tuple[Make, bool]:
         if isinstance(target, str):
-            return self._template(Template(target, [*self._names, "result"], self._name))
+            return self._template(self._parsed(target))
         if isinstance(target, (Cached, AsyncCached)):
             return self._function(target), False
         if callable(target) and not is_coroutine(target):
@@ -129,15 +145,23 @@ class Targets:
             f"{self._name}: a target is a key template, a cached function or a plain callable, not {target!r}"
         )
 
-    def _template(self, template: Template) -> tuple[Make, bool]:
+    def _parsed(self, text: str) -> Template:
+        return Template(text, [*self._names, "result"], self._name)
+
+    def _template(self, template: Template, tag: bool = False) -> tuple[Make, bool]:
         def make(values: dict[str, Any]) -> Iterable[Entry]:
             home = self._home()
-            yield Entry(home.core, home.core.prefix + template.render(values), self._keeper(home))
+            core, text = home.core, template.render(values)
+            yield Entry(core, core.tag_key(text) if tag else core.prefix + text, self._keeper(home))
 
         return make, "result" in template.fields
 
     def _function(self, target: Cached[..., Any] | AsyncCached[..., Any]) -> Make:
         function = target._function
+        if self._terms.update and function.tags:
+            raise ConfigurationError(
+                f"{self._name}: {function.name} has tags, whose versions @updates does not know: use @invalidates"
+            )
         parameters = list(function.keys.binder.signature.parameters)
         bound = dict(zip(parameters, bound_to(target), strict=False))
         if missing := [name for name in function.keys.needs if name not in self._names and name not in bound]:
@@ -177,6 +201,16 @@ class Targets:
             policy = Policy(self._name, self._where, Expiry(ttl, 1, 0), None, ())
             keeper = self._keepers[home] = Keeper(policy, home.codec(), Counters())
         return keeper
+
+
+def tag_keys(core: Core, tags: Sequence[str]) -> list[str]:
+    """Tags by their texts, as the backend of `core` knows them.
+
+    Raises:
+        InvalidKeyError: a text that can be no tag.
+        ConfigurationError: a single text in the place of several.
+    """
+    return [core.tag_key(check_key(tag)) for tag in checked_tags(tags)]
 
 
 def server_key(core: Core, text: str) -> str:

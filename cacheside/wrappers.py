@@ -13,12 +13,14 @@ import functools
 import inspect
 import operator
 import types
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
 
+from .envelope import Missing
 from .errors import ConfigurationError
 from .functions import Function
 from .stats import CacheInfo
+from .warming import Warmed, WarmProgress, awarm, warm
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -142,6 +144,43 @@ class Cached(_Base[P, R]):
         self.invalidate(*args, **kwargs)
         return self(*args, **kwargs)
 
+    def peek(self, /, *args: P.args, **kwargs: P.kwargs) -> R | Literal[Missing.MISSING]:
+        """What a call would be answered with from the cache; `MISSING` if it would load. It never loads.
+
+        One round trip. It counts as no call, and takes no lease. A stored exception is raised.
+        """
+        found: R | Literal[Missing.MISSING] = self._function.peek(*bound_to(self), *args, **kwargs)
+        return found
+
+    def set(self, value: R, /, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Put a known value into the cache, in the place of what a call with these arguments would load.
+
+        `value` has to be what the store holds *now*: who has read it before another's write, and calls this after that
+        write, puts an old value there. Writes between the beginning and the end of this call are noticed, and leave no
+        value. (To cache what you read, call the function, or `refresh`; to cache what you write, use `@updates`.)
+
+        Returns:
+            whether the value is in the cache now. If not, nothing is: a broken cache, another writer at work, or the
+            function's options say that it is not cached.
+
+        Two round trips; memcached: three.
+        """
+        return self._function.put(value, *bound_to(self), *args, **kwargs)
+
+    def warm(self, items: Iterable[Any], /, *, concurrency: int = 8, progress: WarmProgress = False) -> Warmed:
+        """Call the function for each of `items`, so that later calls are hits.
+
+        Args:
+            items: each a tuple of arguments, a mapping of arguments by name, or the only argument itself. They are
+                taken one by one, as threads get free.
+            concurrency: how many calls are made at once, in as many threads.
+            progress: True: a bar on the terminal; or a callable, which gets a `Warmed` after each call.
+
+        Returns:
+            how many calls there were, how many failed, and the first error: a failure does not stop the others.
+        """
+        return warm(self, items, concurrency, progress)
+
     # Type checkers show a classmethod under @cached as a function of the class, and a staticmethod as a function.
     @overload
     def __get__(self: Callable[Concatenate[type[S], Q], T], instance: None, owner: type[S], /) -> Cached[Q, T]: ...  # type: ignore[misc]  # mypy does not see that self has the type of its own __call__
@@ -171,6 +210,21 @@ class AsyncCached(_Base[P, Coroutine[Any, Any, T]], Generic[P, T]):
         """See `Cached.refresh`."""
         await self.invalidate(*args, **kwargs)
         return await self(*args, **kwargs)
+
+    async def peek(self, /, *args: P.args, **kwargs: P.kwargs) -> T | Literal[Missing.MISSING]:
+        """See `Cached.peek`."""
+        found: T | Literal[Missing.MISSING] = await self._function.apeek(*bound_to(self), *args, **kwargs)
+        return found
+
+    async def set(self, value: T, /, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """See `Cached.set`."""
+        return await self._function.aput(value, *bound_to(self), *args, **kwargs)
+
+    async def warm(
+        self, items: Iterable[Any] | AsyncIterable[Any], /, *, concurrency: int = 8, progress: WarmProgress = False
+    ) -> Warmed:
+        """See `Cached.warm`. In tasks; `items` may be an async iterable."""
+        return await awarm(self, items, concurrency, progress)
 
     # Type checkers show a classmethod under @cached as a function of the class, and a staticmethod as a function.
     @overload
@@ -222,6 +276,8 @@ class _AsyncClassMethod(AsyncCached[P, T]):
         return _bound(AsyncCached, self, type(instance) if owner is None else owner)
 
 
+VERBS = ("key", "invalidate", "refresh", "peek", "set", "warm", "cache_info")
+
 _FORMS: dict[Kind, tuple[type[Any], type[Any]]] = {
     "function": (_Method, _AsyncMethod),
     "classmethod": (_ClassMethod, _AsyncClassMethod),
@@ -243,7 +299,7 @@ def wrap(function: Function, call: Callable[..., Any], kind: Kind) -> Any:
         form.__dict__.update({"__doc__": call.__doc__, "__module__": call.__module__})  # which classes have as well
         return form
     of_call["__wrapped__"] = fn
-    for verb in ("key", "invalidate", "refresh", "cache_info"):
+    for verb in VERBS:
         of_call[verb] = types.MethodType(getattr(AsyncCached if coroutine else Cached, verb), call)
     return call
 

@@ -102,7 +102,7 @@ class Write:
             self._finish()
             for core, plan in self._plan.items():
                 try:
-                    drivers.finish(core, plan, self._updates(core))
+                    drivers.finish(core, plan, self._updates(core), self._terms.stale)
                 except Exception as failure:  # the other caches have to be told all the same
                     failures.append(failure)
         except BaseException:  # Ctrl-C: what was delivered is not known
@@ -141,7 +141,7 @@ class Write:
                 return self._postpone()
             for core, plan in self._plan.items():
                 try:
-                    await drivers.afinish(core, plan, self._updates(core))
+                    await drivers.afinish(core, plan, self._updates(core), self._terms.stale)
                 except Exception as failure:
                     failures.append(failure)
         except BaseException:  # cancelled once more, or Ctrl-C
@@ -166,6 +166,10 @@ class Write:
             self._add(make)
         for core in self._plan:
             core.require(sync)
+            if self._terms.stale and "claims" not in core.capabilities:
+                raise ConfigurationError(
+                    f"{self._name}: stale= needs a backend with the capability 'claims', which {core.label} lacks"
+                )
 
     def _guarded(self, core: Core, answer: Any) -> None:
         """What became of the guard in one cache."""

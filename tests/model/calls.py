@@ -351,8 +351,8 @@ def _adrive(steps: Any, core: Any) -> Generator[Any, Any, Any]:
 
 
 @types.coroutine
-def _afinish(core: Any, plan: Any, updates: Any = drivers.NO_UPDATES) -> Generator[Any, Any, Any]:
-    return (yield from core.finish(plan, updates)) if plan else None
+def _afinish(core: Any, plan: Any, updates: Any = drivers.NO_UPDATES, stale: float = 0.0) -> Generator[Any, Any, Any]:
+    return (yield from core.finish(plan, updates, stale)) if plan else None
 
 
 @contextlib.contextmanager
