@@ -64,11 +64,21 @@ class FreshReader(Reader):
                 self.counters.misses += 1
                 return (yield from self._bypass(self._visit(key, sync, tags)))
         visit = self._visit(key, sync, tags)
-        answer = yield from self._look(visit)
+        if tags:
+            answer = yield from self._ask(visit)
+        else:
+            answer = yield from super()._look(visit)
         return (yield from self.go_on(visit, answer, found))
+
+    def visit(self, key: str, sync: bool, tags: Sequence[str], versions: Sequence[Version]) -> Visit:
+        """A call whose first lookup has been made; see `go_on`."""
+        visit = self._visit(key, sync, tags)
+        visit.versions = versions
+        return visit
 
     def go_on(self, visit: Visit, answer: Any, found: Found | None = None) -> Steps:
         """The rest of a call after its first lookup."""
+        answer = yield from self._checked(visit, answer)
         why = self._first(answer, visit.tags, visit.versions, found)
         if type(why) is not Miss:
             return why
@@ -143,13 +153,21 @@ class FreshReader(Reader):
         return outcome
 
     def _look(self, visit: Visit) -> Steps:
-        key, tags = visit.key, visit.tags
-        if not tags:
+        if not visit.tags:
             return (yield from super()._look(visit))
-        answer = yield Ask("lookup_many", ((key,), self.core.lease, tags))
+        return (yield from self._checked(visit, (yield from self._ask(visit))))
+
+    def _ask(self, visit: Visit) -> Steps:
+        """Look up the entry together with the versions of its tags."""
+        answer = yield Ask("lookup_many", ((visit.key,), self.core.lease, visit.tags))
         if type(answer) is Failed:
+            visit.versions = [None] * len(visit.tags)
             return answer
         (answer,), visit.versions = answer
+        return answer
+
+    def _checked(self, visit: Visit, answer: Any) -> Steps:
+        """The answer to a lookup, unless the tags say that nothing may be filled now."""
         trouble = next((each for each in visit.versions if each is not None and type(each) is not bytes), None)
         if trouble is not None:
             if type(answer) is Leased:

@@ -33,6 +33,8 @@ class LoadMany(NamedTuple):
 class Awaited(Protocol):
     """What can be waited for: a flight, a place in a queue."""
 
+    done: bool
+
     def when_done(self, wake: Callable[[], object]) -> bool:
         """Have `wake` called, from whatever thread, at the end. False: it has ended, nothing will be called."""
 
