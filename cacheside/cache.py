@@ -201,6 +201,8 @@ class Cache:
         """Close the connections of async code in the running event loop. Idempotent; the next call opens new ones."""
         if self._core.aio is not None:
             await self._core.aio.close()
+        elif self._core.in_process:
+            self.close()  # the one form serves both colours
 
     def __enter__(self) -> Cache:
         return self
