@@ -222,6 +222,8 @@ class Cache:
         await self._core.stop()
         if self._core.aio is not None:
             await self._core.aio.close()
+        elif self._core.in_process:
+            self.close()  # the one form serves both colours
 
     def __enter__(self) -> Cache:
         return self

@@ -136,11 +136,11 @@ class Entry:
 
     def heat(self) -> int:
         """Hits since it was last looked at, 3 at most."""
-        return int(min(HOTTEST, self._total() - self.seen))
+        return int(min(HOTTEST, self.total() - self.seen))
 
     def cool(self, to: int) -> None:
         """From now on it is as hot as after so many hits."""
-        self.seen = self._total() - to
+        self.seen = self.total() - to
 
     def attach(self, row: Row) -> None:
         """Have a function find it by `row`, instead of what stands there, and instead of a row that it had before.
@@ -160,5 +160,6 @@ class Entry:
         for row in self.rows:
             row.die()
 
-    def _total(self) -> float:
+    def total(self) -> float:
+        """All hits that there ever were."""
         return self.hits + sum([row.hits for row in self.rows])

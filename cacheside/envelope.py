@@ -168,6 +168,18 @@ class _Marked(NamedTuple):
     meta: Meta = PLAIN
 
 
+def portable(stored: Any) -> list[Any] | None:
+    """What `LiveCodec` made, in parts that a serializer can take; None: an exception, which is not to leave memory."""
+    if type(stored) is not _Marked:
+        return [stored]
+    return None if stored.error is not None else list(stored)
+
+
+def revived(parts: Any) -> Any:
+    """What `portable` took apart."""
+    return parts[0] if len(parts) == 1 else _Marked(*parts)
+
+
 class LiveCodec:
     """Objects as they are, for backends that keep objects: a hit returns the very object, as with functools.
 

@@ -63,7 +63,7 @@ class Shelf:
         now = self.clock()
         self.reclaim(AT_ONCE)
         self.pop(key)
-        weight = 1 if self._size is None else OVERHEAD + len(key) + self._size(stored)
+        weight = self._weigh(key, stored)
         if weight > self.capacity:
             raise NotCacheableError(f"it takes {weight} bytes, and max_bytes is {self.capacity}")
         self._add(Entry(key, stored, math.inf if ttl is None else now + ttl, weight))
@@ -94,6 +94,9 @@ class Shelf:
 
     def __len__(self) -> int:
         return len(self._store)
+
+    def _weigh(self, key: str, stored: Any, size: Callable[[Any], int] | None = None) -> int:
+        return 1 if self._size is None else OVERHEAD + len(key) + (size or self._size)(stored)
 
     def _add(self, entry: Entry) -> None:
         self._store.add(entry)

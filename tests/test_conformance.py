@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,6 +67,16 @@ class TestMemoryCopies(BackendConformance):
         """A new one for each test."""
         clock = FakeClock()
         return Subject(MemoryBackend(copy=True, clock=clock), clock.advance)
+
+
+class TestMemorySnapshot(BackendConformance):
+    """In this process, saved by each close."""
+
+    @pytest.fixture
+    def subject(self, tmp_path: Path) -> Subject:
+        """A new one for each test."""
+        clock = FakeClock()
+        return Subject(MemoryBackend(clock=clock, snapshot=tmp_path / "snapshot"), clock.advance)
 
 
 class TestRedis(BackendConformance):

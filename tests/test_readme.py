@@ -29,6 +29,7 @@ from cacheside.expiry import UNSET
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SNAPSHOT = "/var/lib/app/"
 MODULE = "app"  # what the examples pretend to be
 REDIS, MEMCACHED = "redis://localhost:6379/0", "memcached://localhost:11211"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -68,15 +69,18 @@ def examples() -> list[Any]:
 
 @pytest.fixture
 def run(
-    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> Iterator[Callable[[str], None]]:
-    """Run the blocks of a section, with the servers it names put where servers are: new ones, for this test alone."""
+    """Run the blocks of a section, with new servers and files, for this test alone, put where it names such."""
     module = types.ModuleType(MODULE)
     monkeypatch.setitem(sys.modules, MODULE, module)
     cacheside.configure("memory://")
 
     def run_section(heading: str) -> None:
-        text = sections()[heading]
+        text = sections()[heading].replace(SNAPSHOT, f"{tmp_path}/")
         if REDIS in text:
             redis: RedisServer = request.getfixturevalue("new_redis")()
             text = text.replace(REDIS, redis.url)

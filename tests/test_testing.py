@@ -8,14 +8,17 @@ import subprocess
 import sys
 import threading
 
+import broken_backends
+import broken_claims
 import pytest
-from broken_backends import MUTANTS
 from servers import MemcachedServer
 
 from cacheside import Cache
 from cacheside.backends.memcached import MemcachedBackend
 from cacheside.backends.memory import MemoryBackend
 from cacheside.testing import BackendConformance, FakeClock, Subject, disabled
+from cacheside.testing.batches import BatchPromises
+from cacheside.testing.claims import ClaimPromises
 from cacheside.testing.guards import GuardPromises
 from cacheside.testing.strict import StrictPromises
 from cacheside.testing.updates import UpdatePromises
@@ -197,6 +200,7 @@ def test_disabled_ends_with_an_error() -> None:
 # --- the conformance suite ---
 
 
+MUTANTS = [*broken_backends.MUTANTS, *broken_claims.MUTANTS]
 PROMISES = sorted(name for name in dir(BackendConformance) if name.startswith("test_"))
 
 
@@ -215,11 +219,11 @@ def test_suite_has_teeth(mutant: type[MemoryBackend], name: str, colour: str) ->
         check(name, mutant, colour)
 
 
-def test_every_promise_of_guards_has_teeth() -> None:
-    """No test of guards, strict writes and updates is there that no broken backend fails."""
+def test_every_promise_about_writes_has_teeth() -> None:
+    """No test of guards, strict writes and updates, claims, batches and tags is there that no broken backend fails."""
     ours = {
         name
-        for part in (GuardPromises, UpdatePromises, StrictPromises)
+        for part in (GuardPromises, UpdatePromises, ClaimPromises, BatchPromises, StrictPromises)
         for name in vars(part)
         if name.startswith("test_")
     }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import weakref
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import forks
 from ..entries import Entry, Row, Table
@@ -19,6 +20,9 @@ from . import urls
 from .base import Answer, AsyncBackend, Busy, Capability, Leased, Size
 from .beyond import Fill, Version
 from .keeping import Guard, Keeping
+
+if TYPE_CHECKING:
+    from .snapshot import Opening, Snapshot
 
 _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
@@ -38,10 +42,12 @@ class MemoryBackend(Keeping):
         max_bytes: instead of `max_entries`: the bytes that entries may take altogether, by `size`.
         size: gives the bytes of a value. The default goes through all that a value refers to (`sizes.size_of`). Must
             not call cached functions.
+        snapshot: the path of a file, in which `close` saves what is here, for the next process. It is taken up, and is
+            gone, as soon as the cache is used; making a cache does not touch it.
 
     Raises:
         ConfigurationError: `max_entries` or `max_bytes` is not a positive integer, both are given, `size` without
-            `max_bytes`, or the policy is unknown.
+            `max_bytes`, the policy is unknown, or `snapshot` is no path.
     """
 
     def __init__(
@@ -53,6 +59,7 @@ class MemoryBackend(Keeping):
         *,
         max_bytes: int | None = None,
         size: Callable[[Any], int] | None = None,
+        snapshot: str | os.PathLike[str] | None = None,
     ) -> None:
         if max_entries is not None and max_bytes is not None:
             raise ConfigurationError("max_entries and max_bytes are two ways to bound a cache: give one of them")
@@ -65,8 +72,15 @@ class MemoryBackend(Keeping):
             raise ConfigurationError(f"{limit} must be a positive integer, not {capacity!r}")
         self._label = f"memory://?{limit}={capacity}&policy={policy}"
         weigh = None if max_bytes is None else size or size_of
-        super().__init__(partial(Shelf, capacity, policy, weigh, clock), capacity if max_bytes is None else None, clock)
-        self._lock = threading.Lock()
+        shelf: type[Shelf] = Shelf
+        self._snapshot: Snapshot | None = None
+        if snapshot is not None:
+            from .snapshot import Snapshot, ThawingShelf  # costly to import, and few need it
+
+            self._snapshot = Snapshot(snapshot)
+            shelf = ThawingShelf
+        super().__init__(partial(shelf, capacity, policy, weigh, clock), capacity if max_bytes is None else None, clock)
+        self._lock = self._new_lock()
         capabilities: set[Capability] = {"in_process", "objects", "clear", "stores", "claims", "batches"}
         if copy:
             capabilities.add("copies")
@@ -82,16 +96,19 @@ class MemoryBackend(Keeping):
             for table in self._tables:
                 table.empty()
             self._empty()
-        self._lock = threading.Lock()
+        self._lock = self._new_lock()
         self._disown()
+
+    def _new_lock(self) -> threading.Lock | Opening:
+        return threading.Lock() if self._snapshot is None else self._snapshot.lock(self)
 
     @classmethod
     def from_url(cls, url: str, *, timeout: float, clock: Callable[[], float]) -> MemoryBackend:
-        """``memory://?max_entries=10000&policy=s3fifo&copy=true``, or `max_bytes`; `timeout` is for servers."""
+        """``memory://?max_entries=10000&policy=s3fifo&copy=true&snapshot=/path``; `timeout` is for servers."""
         parts, options = urls.split(url)
         if parts.netloc or parts.path:
             raise ConfigurationError(f"a memory cache has no host and no path: 'memory://', not {urls.masked(url)!r}")
-        urls.refuse_unknown(url, options, ("max_entries", "max_bytes", "policy", "copy"))
+        urls.refuse_unknown(url, options, ("max_entries", "max_bytes", "policy", "copy", "snapshot"))
         limits: dict[str, int | None] = {"max_entries": None, "max_bytes": None}
         for name in limits.keys() & options.keys():
             if not options[name].isascii() or not options[name].isdigit():
@@ -106,6 +123,7 @@ class MemoryBackend(Keeping):
             _FLAGS[copy],
             clock,
             max_bytes=limits["max_bytes"],
+            snapshot=options.get("snapshot"),
         )
 
     def __repr__(self) -> str:
@@ -164,6 +182,7 @@ class MemoryBackend(Keeping):
         """See `Backend.invalidate`."""
         with self._lock:
             self._drop(keys)
+            self._changed()
 
     def guard(self, keys: Sequence[str], token: str, hold: float) -> Sequence[Any]:
         """See `Backend.guard`. The token is proof enough: None stands for it."""
@@ -176,6 +195,7 @@ class MemoryBackend(Keeping):
                 else:
                     guard.untouched = False
                 guard.marks[token] = self.clock() + hold
+            self._changed()
             return [None] * len(keys)
 
     def unguard(self, marks: Sequence[tuple[str, str]]) -> int:
@@ -191,6 +211,8 @@ class MemoryBackend(Keeping):
                     guard.untouched = False
                 else:
                     del self._guards[key]
+            if lost:
+                self._changed()
         return lost
 
     def update(self, key: str, token: str, proof: Any, stored: Any, ttl: float | None) -> bool:
@@ -208,6 +230,7 @@ class MemoryBackend(Keeping):
         with self._lock:
             for table in (self._entries, self._leases, self._guards, self._tags):
                 self._drop([key for key in table if key.startswith(prefix or "")])
+            self._changed()
 
     def size(self) -> Size:
         """See `Backend.size`. Drops all entries that have expired."""
@@ -216,7 +239,13 @@ class MemoryBackend(Keeping):
             return Size(len(self._entries), self._max_entries)
 
     def close(self) -> None:
-        """Nothing to give back; entries stay."""
+        """Entries stay; with a snapshot they are saved, by the process that made this object."""
+        if self._snapshot is not None:
+            self._snapshot.save(self)
+
+    def _changed(self) -> None:
+        if self._snapshot is not None:
+            self._snapshot.changed()
 
     # Claims.
 
@@ -233,6 +262,7 @@ class MemoryBackend(Keeping):
                 self._entries.mark(key, grace)
                 self._drop_rights(key)
                 self._touch(key)
+            self._changed()
 
     # Batches: each under one hold of the lock.
 

@@ -34,6 +34,7 @@ class _Classic:
 
     def hit(self, entry: Entry) -> None:
         """See `Store.hit`."""
+        entry.hits += 1
         self._order[entry.key]  # reading is what tells it
 
     def add(self, entry: Entry) -> None:

@@ -241,8 +241,8 @@ class BatchPromises(Promises):
             versions = ask()
             assert [type(version) for version in versions] == [Guarded, Guarded, bytes]
             assert versions[2] == spared
-        bench.invalidate(tag)
-        assert type(bench.plant(tag)[0]) is Guarded
+        bench.invalidate(absent)
+        assert type(bench.plant(absent)[0]) is Guarded
         assert bench.unguard(mark) == 0
         assert bench.lookup_many([], None, tags)[1] == [None, None, spared]
         assert bench.plant(tag)[0] not in (None, old)
