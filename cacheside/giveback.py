@@ -28,7 +28,7 @@ async def lease_or_give_back(backend: AsyncBackend, key: str, asked: Coroutine[A
         if isinstance(answer, Leased):
             await release(backend, key, answer.token)
 
-    return await _or(give_back, asked)
+    return await _shielded(give_back, asked)
 
 
 async def leases_or_give_back(backend: AsyncBatching, keys: Sequence[str], asked: Coroutine[Any, Any, Any]) -> Any:
@@ -40,10 +40,10 @@ async def leases_or_give_back(backend: AsyncBatching, keys: Sequence[str], asked
             with suppress(Exception):
                 await backend.release_many(won)
 
-    return await _or(give_back, asked)
+    return await _shielded(give_back, asked)
 
 
-async def _or(give_back: Callable[[Any], Coroutine[Any, Any, None]], asked: Coroutine[Any, Any, Any]) -> Any:
+async def _shielded(give_back: Callable[[Any], Coroutine[Any, Any, None]], asked: Coroutine[Any, Any, Any]) -> Any:
     import asyncio
 
     async def work() -> None:

@@ -16,7 +16,7 @@ from cacheside.backends.base import Hit, Leased
 from cacheside.backends.memcached import changes, protocol
 from cacheside.backends.memcached import wire as memcached_wire
 from cacheside.backends.memory import MemoryBackend
-from cacheside.backends.redis import scripts
+from cacheside.backends.redis import commands, scripts
 from cacheside.backends.redis import wire as redis_wire
 from cacheside.core import Core
 from cacheside.entries import Row
@@ -233,7 +233,7 @@ def _sent_again(verb: str) -> Callable[[Patch], None]:
             reply = None
             try:
                 while True:
-                    reply = yield from redis_wire.twice(steps.send(reply))
+                    reply = yield from commands.twice(steps.send(reply))
             except StopIteration as end:
                 return end.value
 
