@@ -5,11 +5,12 @@ A lease won by a caller that has gone would make all others wait until it expire
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from .backends.base import AsyncBackend, Leased
+from .backends.beyond import AsyncBatching
 from .flight import running_loop
 
 if TYPE_CHECKING:
@@ -23,22 +24,40 @@ _background: set[asyncio.Task[Any]] = set()  # asyncio itself keeps only weak re
 
 async def lease_or_give_back(backend: AsyncBackend, key: str, asked: Coroutine[Any, Any, Any]) -> Any:
     """Let the command finish even if this caller is cancelled, and release what it won."""
+
+    async def give_back(answer: Any) -> None:
+        if isinstance(answer, Leased):
+            await release(backend, key, answer.token)
+
+    return await _shielded(give_back, asked)
+
+
+async def leases_or_give_back(backend: AsyncBatching, keys: Sequence[str], asked: Coroutine[Any, Any, Any]) -> Any:
+    """The same for a `lookup_many` of `keys`."""
+
+    async def give_back(found: Any) -> None:
+        won = [(key, each.token) for key, each in zip(keys, found[0], strict=True) if isinstance(each, Leased)]
+        if won:
+            with suppress(Exception):
+                await backend.release_many(won)
+
+    return await _shielded(give_back, asked)
+
+
+async def _shielded(give_back: Callable[[Any], Coroutine[Any, Any, None]], asked: Coroutine[Any, Any, Any]) -> Any:
     import asyncio
+
+    async def work() -> None:
+        await asyncio.wait([task])
+        if not task.cancelled() and task.exception() is None:
+            await give_back(task.result())
 
     task = asyncio.ensure_future(asked)
     try:
         return await asyncio.shield(task)
     except (asyncio.CancelledError, GeneratorExit) as error:
-        await given_back(_give_back(backend, key, task), isinstance(error, GeneratorExit))
+        await given_back(work(), isinstance(error, GeneratorExit))
         raise
-
-
-async def _give_back(backend: AsyncBackend, key: str, task: asyncio.Task[Any]) -> None:
-    import asyncio
-
-    await asyncio.wait([task])
-    if not task.cancelled() and task.exception() is None and isinstance(task.result(), Leased):
-        await release(backend, key, task.result().token)
 
 
 async def release(backend: AsyncBackend, key: str, token: Any) -> None:

@@ -16,7 +16,7 @@ from servers import HOST, RedisServer
 
 from cacheside import Cache, CacheUnavailable
 from cacheside.backends import create
-from cacheside.backends.redis.routes import Send, Steps
+from cacheside.backends.redis.rounds import Send, Steps
 from cacheside.backends.redis.wire import Protocol
 
 Open = Callable[..., Adapter]

@@ -17,7 +17,7 @@ from redis_tools import play
 from servers import HOST
 
 from cacheside.backends import create
-from cacheside.backends.base import Busy, Guarded, Hit, Leased
+from cacheside.backends.base import Busy, Guarded, Hit, Leased, Stale
 from cacheside.backends.memcached import changes
 from cacheside.backends.memcached.replies import GarbledReply, Inbox
 from cacheside.backends.memcached.wire import Cas
@@ -89,6 +89,17 @@ VERBS: dict[str, dict[str, tuple[Any, ...]]] = {
         "unguard": ([("k", TOKEN)],),
         "update": ("k", TOKEN, None, b"value", 60),
         "clear": ("k:",),
+        "claim": ("k", b"V" + b"0" * 42, 10),
+        "mark_stale": (["k", "l"], 10),
+        "plant": ("k",),
+    },
+}
+BATCHES: dict[str, dict[str, tuple[Any, ...]]] = {
+    "memcached": {},
+    "redis": {
+        "lookup_many": (["k", "l"], 10, ["t"]),
+        "fill_many": ([("k", TOKEN.encode(), b"value", 60)], ["t"]),
+        "release_many": ([("k", TOKEN.encode())],),
     },
 }
 
@@ -101,30 +112,37 @@ def test_any_answer(
     """Whatever the server says to whatever verb: a result of its kind, `CacheUnavailable`, or how to mend it."""
     monkeypatch.setattr(changes, "ROUNDS", 3)  # a hundred cost seconds where each needs a new connection
 
+    verbs = VERBS[scheme] | BATCHES[scheme]
+
     def check(verb: str, answer: bytes) -> None:
         babbler.answer = answer
         adapter = Adapter(create(f"{scheme}://{HOST}:{babbler.port}", timeout=5.0, clock=lambda: 0.0), colour)
         try:
-            got = getattr(adapter, verb)(*VERBS[scheme][verb])
+            got = getattr(adapter, verb)(*verbs[verb])
         except (CacheUnavailable, ConfigurationError):
             got = None
         finally:
             adapter.end()
         if got is not None:
             kinds: dict[str, Any] = {
-                "lookup": (Hit, Leased, Busy, Guarded),
+                "lookup": (Hit, Stale, Leased, Busy, Guarded),
                 "replace": (Leased, Busy),
+                "claim": (Leased, Busy),
+                "lookup_many": tuple,
+                "fill_many": tuple,
+                "release_many": list,
+                "plant": list,
                 "guard": (list, tuple),
                 "unguard": int,
             }
             assert isinstance(got, kinds.get(verb, bool))
-        if isinstance(got, Hit):
+        if isinstance(got, (Hit, Stale)):
             assert type(got.stored) is bytes
 
-    for verb in VERBS[scheme]:
+    for verb in verbs:
         for answer in known:
             check(verb, answer)
-    few(given(verb=st.sampled_from(sorted(VERBS[scheme])), answer=answers(known))(check))()
+    few(given(verb=st.sampled_from(sorted(verbs)), answer=answers(known))(check))()
 
 
 @many
@@ -164,7 +182,8 @@ def test_headers_of_redis(head: bytes, tail: bytes) -> None:
     """A string of a stranger is a hit with bytes for the envelope to judge; or it looks like a lease, or a guard."""
     stored = head + tail
     _, answer = play(Protocol().lookup("k", 10), stored)
-    if isinstance(answer, Hit):
+    assert isinstance(answer, Stale) == (head[:1] == b"S" and len(stored) >= 43)
+    if isinstance(answer, (Hit, Stale)):
         assert stored.endswith(answer.stored)
         assert stored.startswith(answer.seen)
         assert type(answer.stored) is bytes
@@ -176,6 +195,7 @@ def test_headers_of_redis(head: bytes, tail: bytes) -> None:
         assert stored.startswith(b"W" + b"0" * 16)
 
 
+OPERATIONS: dict[str, tuple[Any, ...]] = {**VERBS["redis"], "find": ("k",), "version": ("k",)}
 REPLIES: list[Any] = [
     None, 0, 1, -1, b"", b"OK", b"L" + b"x" * 16, [], [b"0", []], [b"x", 1], [None], [b"0", [None]], True, {b"a": 1},
     ResponseError("ERR"), RedisError("gone"), OSError("gone"), TimeoutError("late"),
@@ -183,10 +203,10 @@ REPLIES: list[Any] = [
 
 
 @pytest.mark.parametrize("reply", REPLIES, ids=repr)
-@pytest.mark.parametrize("verb", sorted(VERBS["redis"]))
+@pytest.mark.parametrize("verb", sorted(OPERATIONS))
 def test_any_type_of_reply(verb: str, reply: Any) -> None:
     """A reply of a type that the command cannot have is `CacheUnavailable`, or means nothing; it is no other error."""
-    arguments = [argument for argument in VERBS["redis"][verb] if argument is not None]
+    arguments = [argument for argument in OPERATIONS[verb] if argument is not None]
     operation = getattr(Protocol(), verb)(*arguments)
     next(operation)
     with contextlib.suppress(CacheUnavailable, StopIteration):

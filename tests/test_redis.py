@@ -21,6 +21,7 @@ from redis_tools import Open, Proxy, ask_again, opener, play, say
 from servers import HOST, RedisServer, free_port
 
 from cacheside.backends.base import Busy, Hit, Leased
+from cacheside.backends.redis import wire
 from cacheside.backends.redis.wire import Protocol
 from cacheside.errors import CacheUnavailable
 
@@ -172,10 +173,10 @@ def test_lease_without_an_answer_to_its_end(verb: str, args: tuple[object, ...],
 def test_orphans_are_bounded() -> None:
     """An outage does not fill the memory with tokens; the latest are the ones that are remembered."""
     protocol = Protocol()
-    orphans = [_lose(protocol) for _ in range(1500)]
+    orphans = [_lose(protocol) for _ in range(wire._MOST_LOST + 500)]
     assert play(protocol.lookup("k", 10), orphans[0])[1] == Busy()
     assert play(protocol.lookup("k", 10), orphans[-1])[1] == Leased(orphans[-1][1:])
-    assert len(protocol._lost) < 1001
+    assert len(protocol._lost) <= wire._MOST_LOST
 
 
 def test_lost_reply(open_backend: Open, redis_server: RedisServer, namespace: str) -> None:

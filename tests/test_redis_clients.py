@@ -253,7 +253,7 @@ def test_meets_the_protocol() -> None:
     backend = RedisBackend(client=redis.Redis(), aclient=redis.asyncio.Redis())
     assert isinstance(backend, Backend)
     assert isinstance(backend.aio, AsyncBackend)
-    assert backend.capabilities == backend.aio.capabilities == {"clear", "gives_back", "stores"}
+    assert backend.capabilities == backend.aio.capabilities == {"batches", "claims", "clear", "gives_back", "stores"}
 
 
 # --- crowds ---

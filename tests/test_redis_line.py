@@ -15,9 +15,9 @@ from servers import RedisServer, free_port
 from cacheside import Cache
 from cacheside.backends.base import Busy, Hit, Leased
 from cacheside.backends.redis import RedisBackend
+from cacheside.backends.redis.commands import REFUSAL
 from cacheside.backends.redis.line import CROWD, Line
 from cacheside.backends.redis.routes import OneServer
-from cacheside.backends.redis.wire import REFUSAL
 from cacheside.errors import CacheUnavailable
 
 NewRedis = Callable[..., RedisServer]

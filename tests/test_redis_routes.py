@@ -21,9 +21,10 @@ from redis_tools import addresses, names, walk
 
 from cacheside import CacheUnavailable, ConfigurationError
 from cacheside.backends.base import Leased
-from cacheside.backends.redis import cluster
+from cacheside.backends.redis import cluster, rounds
 from cacheside.backends.redis.cluster import ClusterRoute
-from cacheside.backends.redis.routes import OneServer, Steps
+from cacheside.backends.redis.rounds import Steps
+from cacheside.backends.redis.routes import OneServer
 from cacheside.backends.redis.slots import slot_of
 from cacheside.backends.redis.wire import Protocol
 from cacheside.testing import FakeClock
@@ -131,8 +132,8 @@ def test_grouped_by_slot(route: ClusterRoute) -> None:
         while True:
             replies = [1] * len(steps.send(replies).commands)
             portions.append(len(replies))
-    assert max(portions) == cluster.TOGETHER
-    assert len(portions) > 5
+    assert max(portions) == rounds.TOGETHER
+    assert len(portions) == 4
 
 
 @pytest.mark.parametrize("call", ["invalidate", "guard", "unguard"])

@@ -80,3 +80,21 @@ def test_sentinels_that_do_not_know() -> None:
     route = SentinelRoute(Protocol(), 1.0, "label", "shop", [A, B], FakeClock())
     _, error = walk(route.lookup("k", 10), None, None)
     assert "'shop'" in str(error)
+
+
+def test_batch_at_a_demoted_master(behind: SentinelRoute) -> None:
+    """What was not carried out goes on to the new master, all together; the sentinels are asked once."""
+    demoted = ReadOnlyError("replica")
+    replies = [[demoted, demoted, b"L" + b"v" * 16], [[b"b", b"2"]], [None, b"V" + b"t" * 42 + b"value"]]
+    sent, (answers, versions) = walk(behind.lookup_many(["k", "l"], 10, ["t"]), *replies)
+    assert addresses(sent) == [A, C, B]
+    assert sent[2].commands == sent[0].commands[:2]
+    assert [type(each) for each in answers] == [Leased, Hit]
+    assert versions == [b"v" * 16]
+
+
+def test_batch_without_a_master() -> None:
+    """Where no sentinel knows a master each key is answered by the error."""
+    route = SentinelRoute(Protocol(), 1.0, "label", "shop", [A], FakeClock())
+    _, (answers, versions) = walk(route.lookup_many(["k", "l"], 10, ["t"]), None)
+    assert ["'shop'" in str(each) for each in [*answers, *versions]] == [True] * 3

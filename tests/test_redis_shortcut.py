@@ -12,8 +12,8 @@ import pytest
 from redis.exceptions import ConnectionError, InvalidResponse, TimeoutError
 
 from cacheside.backends import sockets
+from cacheside.backends.redis.commands import REFUSAL
 from cacheside.backends.redis.shortcut import RECEIVED, Shortcut
-from cacheside.backends.redis.wire import REFUSAL
 
 
 class Connection:

@@ -220,7 +220,7 @@ def test_failed_load(calls: Any, meter: Meter) -> None:
     """A load that raises is two as well: one takes the lease, one gives it back."""
     with pytest.raises(LookupError):
         calls.read(-1)
-    expect(meter, 2, {"set": 1, "evalsha": 1, "get": 1, "del": 1}, {"cmd_get": 1, "delete_hits": 1})
+    expect(meter, 2, {"set": 1, "evalsha": 1, "getrange": 1, "del": 1}, {"cmd_get": 1, "delete_hits": 1})
 
 
 def test_invalidate(calls: Any, meter: Meter) -> None:

@@ -16,7 +16,7 @@ from cacheside.backends.base import Hit, Leased
 from cacheside.backends.memcached import changes, protocol
 from cacheside.backends.memcached import wire as memcached_wire
 from cacheside.backends.memory import MemoryBackend
-from cacheside.backends.redis import scripts
+from cacheside.backends.redis import commands, scripts
 from cacheside.backends.redis import wire as redis_wire
 from cacheside.core import Core
 from cacheside.entries import Row
@@ -28,6 +28,7 @@ from .explore import Cast
 
 Patch = pytest.MonkeyPatch
 MEMORY, REDIS, MEMCACHED = "memory", "redis", "memcached"
+_CHECK = "(s=='L' or s=='V' or s=='S') and string.sub(h,2,17)==ARGV[1]"  # of Redis' fill
 
 
 class Mutation(NamedTuple):
@@ -62,7 +63,7 @@ def _unchecked_memory(patch: Patch) -> None:
 
 
 def _unchecked_redis(patch: Patch) -> None:
-    _replace_script(patch, "FILL", "if (s=='L' or s=='V') and string.sub(h,2,17)==ARGV[1] then", "if true then")
+    _replace_script(patch, "FILL", _CHECK, "true")
 
 
 def _unchecked_memcached(patch: Patch) -> None:
@@ -114,7 +115,7 @@ def _tombstone_redis(patch: Patch) -> None:
         return self._seen(reply) if (reply or b"")[:1] == b"V" else Leased(b"0" * 16)
 
     patch.setattr(redis_wire.Protocol, "lookup", lookup)
-    _replace_script(patch, "FILL", "if (s=='L' or s=='V') and string.sub(h,2,17)==ARGV[1] then", "if s~='T' then")
+    _replace_script(patch, "FILL", _CHECK, "s~='T'")
     _replace_script(patch, "INVALIDATE", "do drop(k)", "do redis.call('SET',k,'T','PX',10000)")
 
 
@@ -232,7 +233,7 @@ def _sent_again(verb: str) -> Callable[[Patch], None]:
             reply = None
             try:
                 while True:
-                    reply = yield from redis_wire.twice(steps.send(reply))
+                    reply = yield from commands.twice(steps.send(reply))
             except StopIteration as end:
                 return end.value
 

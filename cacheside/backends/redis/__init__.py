@@ -1,6 +1,7 @@
 """Redis (and Valkey), by URL or by clients of your own.
 
-`wire.py` says what is sent to a server and what its answer means; `routes.py` says to which server. Neither does I/O.
+`wire.py` says what is sent to a server and what its answer means (`commands.py`: what it is made of); `routes.py` says
+to which server, and `rounds.py` what goes together. None of them does I/O.
 `slots.py` is the map of a cluster, `places.py` reads URLs.
 `server.py` and `aserver.py` are one server, its connections and its breaker; `line.py` is the connection for the
 lookups of an event loop. `sync.py` and `aio.py` only carry out the steps, but for a hit, which takes the shortest way.
@@ -19,7 +20,8 @@ from ..base import AsyncBackend, Capability, Size
 from . import places
 from .aio import AsyncRedis
 from .aserver import AsyncServer
-from .routes import Address, OneServer, Route
+from .rounds import Address
+from .routes import OneServer, Route
 from .server import SyncServer
 from .sync import SyncRedis
 from .wire import Protocol
@@ -110,7 +112,7 @@ class RedisBackend(SyncRedis):
     @property
     def capabilities(self) -> frozenset[Capability]:
         """See `Backend.capabilities`."""
-        return frozenset({"clear", "gives_back", "stores"})
+        return frozenset({"batches", "claims", "clear", "gives_back", "stores"})
 
     @property
     def plain(self) -> RedisBackend | None:

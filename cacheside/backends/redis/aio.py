@@ -9,11 +9,14 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from ... import tokens
-from ...giveback import given_back, lease_or_give_back, release
+from ...errors import CacheUnavailable, NotCacheableError
+from ...giveback import given_back, lease_or_give_back, leases_or_give_back, release
 from ..base import Answer, AsyncBackend, Busy, Capability, Leased
+from ..beyond import Fill, Version
 from .aserver import AsyncServer
-from .routes import Address, Begun, Route, Steps
-from .wire import REFUSAL
+from .commands import REFUSAL
+from .rounds import Address, Begun, Steps
+from .routes import Route
 
 
 class AsyncRedis(AsyncBackend):
@@ -109,6 +112,43 @@ class AsyncRedis(AsyncBackend):
     async def update(self, key: str, token: str, proof: Any, stored: Any, ttl: float | None) -> bool:
         """See `Backend.update`."""
         return bool(await self._run(self._route.update(key, token, stored, ttl)))
+
+    async def claim(self, key: str, seen: Any, lease: float) -> Leased | Busy:
+        """See `Claiming.claim`."""
+        answer: Leased | Busy = await self._run(self._route.claim(key, seen, lease))
+        return answer
+
+    async def mark_stale(self, keys: Sequence[str], grace: float) -> None:
+        """See `Claiming.mark_stale`."""
+        await self._run(self._route.mark_stale(keys, grace))
+
+    async def lookup_many(
+        self, keys: Sequence[str], lease: float | None, tags: Sequence[str] = ()
+    ) -> tuple[Sequence[Answer | CacheUnavailable | None], Sequence[Version]]:
+        """See `Batching.lookup_many`."""
+        found: tuple[Sequence[Answer | CacheUnavailable | None], Sequence[Version]] = await leases_or_give_back(
+            self, keys, self._run(self._route.lookup_many(keys, lease, tags))
+        )
+        return found
+
+    async def fill_many(
+        self, fills: Sequence[Fill], tags: Sequence[str] = ()
+    ) -> tuple[Sequence[bool | NotCacheableError | CacheUnavailable], Sequence[Version]]:
+        """See `Batching.fill_many`."""
+        done: tuple[Sequence[bool | NotCacheableError | CacheUnavailable], Sequence[Version]] = await self._run(
+            self._route.fill_many(fills, tags)
+        )
+        return done
+
+    async def release_many(self, leases: Sequence[tuple[str, Any]]) -> Sequence[bool | CacheUnavailable]:
+        """See `Batching.release_many`."""
+        done: Sequence[bool | CacheUnavailable] = await self._run(self._route.release_many(leases))
+        return done
+
+    async def plant(self, tags: Sequence[str]) -> Sequence[Version]:
+        """See `Batching.plant`."""
+        versions: Sequence[Version] = await self._run(self._route.plant(tags))
+        return versions
 
     async def clear(self, prefix: str | None) -> None:
         """See `Backend.clear`."""

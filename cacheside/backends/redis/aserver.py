@@ -16,7 +16,7 @@ from ... import forks
 from ...breaker import Breaker
 from ..patience import Patience
 from . import server
-from .wire import Command
+from .commands import Command
 
 if TYPE_CHECKING:
     from .line import Line

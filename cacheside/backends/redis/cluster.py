@@ -21,36 +21,14 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, ReadOnlyErr
 
 from ... import forks
 from ...errors import CacheUnavailable, ConfigurationError
-from .routes import Address, Begun, Route, Send, Steps, question, unanswered
+from .commands import Operation
+from .rounds import Address, Begun, Errand, Steps, question, unanswered
+from .routes import Route
 from .slots import SlotMap, slot_of
-from .wire import Command, Operation, Protocol
+from .wire import Protocol
 
 REFRESH_EVERY = 0.5  # seconds
 MOST_HOPS = 5  # redirections of one command: more is a cluster that does not know itself where the slot is
-TOGETHER = 500  # commands sent together: all their answers have to come within one time-out
-
-
-class _Errand:
-    """An operation on keys of one slot, under way.
-
-    Args:
-        items: the keys, or the marks, it is about.
-        slot: of all of them.
-        make: the operation on some of `items`.
-    """
-
-    def __init__(self, items: Sequence[Any], slot: int, make: Callable[[Sequence[Any]], Operation]) -> None:
-        self.items = items
-        self.slot = slot
-        self.make = make
-        self.operation = make(items)
-        self.command: Command | None = None
-        self.target: Address | None = None
-        """Where the command was redirected to; None: where the map says."""
-        self.asking = False
-        self.hops = 0
-        self.result: Any = None
-        self.error: CacheUnavailable | None = None
 
 
 class ClusterRoute(Route):
@@ -98,11 +76,15 @@ class ClusterRoute(Route):
 
     def of_key(self, key: str, operation: Operation, begun: Begun | None = None) -> Steps:
         """An operation on one key; of one that has begun, the rest."""
-        errand = _Errand((key,), slot_of(key), lambda _: operation)
+        errand = self._errand(key, operation)
         yield from self._carry_out([errand], begun)
         if errand.error is not None:
             raise errand.error
         return errand.result
+
+    def mark_stale(self, keys: Sequence[str], grace: float) -> Steps:
+        """See `Claiming.mark_stale`; as `invalidate`."""
+        yield from self._all(keys, str, lambda some: self.protocol.mark_stale(some, grace))
 
     def invalidate(self, keys: Sequence[str]) -> Steps:
         """See `Backend.invalidate`: one command for each slot, those for one server sent together."""
@@ -156,7 +138,7 @@ class ClusterRoute(Route):
         slots: dict[int, list[Any]] = {}
         for item in items:
             slots.setdefault(slot_of(key(item)), []).append(item)
-        done = yield from self._carry_out([_Errand(some, slot, make) for slot, some in slots.items()])
+        done = yield from self._carry_out([Errand(some, make(some), slot, make) for slot, some in slots.items()])
         failed = [errand for errand in done if errand.error is not None]
         if failed:
             raise CacheUnavailable(
@@ -166,69 +148,20 @@ class ClusterRoute(Route):
             ) from failed[0].error
         return [errand.result for errand in done]
 
-    def _carry_out(self, errands: list[_Errand], begun_as: Begun | None = None) -> Steps:
-        """Carry out errands, in rounds; all that one server has to do in a round is sent together.
-
-        Args:
-            begun_as: how the only errand has begun.
-
-        Returns:
-            the errands that came to an end; those for several keys may have been divided.
-        """
+    def _carry_out(self, errands: list[Errand], begun_as: Begun | None = None) -> Steps:
+        """See `Rounds`. What the replies say of the map is seen to after it."""
         if self._map is None:
             yield from self._refresh()
-        begun, done = list(errands), []
-        old = False  # whether something says that the map is
-        try:
-            if begun_as is not None:
-                errand = errands[0]
-                errand.command = next(errand.operation)
-                old = _is_sign(begun_as.reply)
-                errands = self._digest(errand, begun_as.address, begun_as.reply)
-                if not errands:
-                    done.append(errand)
-            while errands:
-                todo: dict[Address, list[_Errand]] = {}
-                for errand in errands:
-                    todo.setdefault(errand.target or self._home(errand.slot), []).append(errand)
-                errands = []
-                for address, all_here in todo.items():
-                    for start in range(0, len(all_here), TOGETHER):
-                        here = all_here[start : start + TOGETHER]
-                        replies = yield from self._send(address, here)
-                        for errand, reply in zip(here, replies, strict=True):
-                            old |= _is_sign(reply)
-                            more = self._digest(errand, address, reply)
-                            if more:
-                                errands += more
-                            else:
-                                done.append(errand)
-                begun += errands
-        finally:
-            for errand in begun:
-                errand.operation.close()  # cancelled in a step: it notes what it may have planted
-        if old:
+        done = yield from super()._carry_out(errands, begun_as)
+        if any(errand.misled for errand in done):
             yield from self._refresh()
         return done
 
-    def _send(self, address: Address, errands: Sequence[_Errand]) -> Steps:
-        """Send the command of each errand to one server; returns the reply for each, or what came instead."""
-        try:
-            probe = self._admitted(address)
-        except CacheUnavailable as error:
-            return [error] * len(errands)
-        commands: list[Command] = []
-        for errand in errands:
-            if errand.command is None:
-                errand.command = next(errand.operation)  # only now: what makes a token for it has to send it
-            if errand.asking:
-                commands.append(("ASKING",))
-            commands.append(errand.command)
-        replies = iter((yield Send(address, commands, probe)))
-        return [(next(replies), next(replies))[1] if errand.asking else next(replies) for errand in errands]
+    def _errand(self, key: str, operation: Operation) -> Errand:
+        return Errand((key,), operation, slot_of(key))
 
-    def _digest(self, errand: _Errand, address: Address, reply: Any) -> list[_Errand]:
-        """What is left to do after a reply; nothing: the errand has come to its end."""
+    def _digest(self, errand: Errand, address: Address, reply: Any) -> Steps:
+        errand.misled |= _is_sign(reply)
         if isinstance(reply, AskError) and errand.hops < MOST_HOPS:  # MovedError is one too
             errand.hops += 1
             errand.asking = not isinstance(reply, MovedError)
@@ -236,20 +169,15 @@ class ClusterRoute(Route):
             if not errand.asking and self._map is not None:
                 self._map.moved(errand.slot, errand.target)
             return [errand]
-        if isinstance(reply, TryAgainError) and len(errand.items) > 1:
+        make = errand.make
+        if make is not None and isinstance(reply, TryAgainError) and len(errand.items) > 1:
             # Its keys are on both sides of a slot that is moving. Each key alone is on one.
             errand.operation.close()
-            return [_Errand([item], errand.slot, errand.make) for item in errand.items]
-        try:
-            errand.command = self._advance(address, errand.operation, reply)
-        except StopIteration as end:
-            errand.result = end.value
-            return []
-        except CacheUnavailable as error:
-            errand.error = error
-            return []
-        errand.target, errand.asking, errand.hops = None, False, 0
-        return [errand]
+            return [Errand([item], make([item]), errand.slot, make) for item in errand.items]
+        return (yield from super()._digest(errand, address, reply))
+
+    def _place(self, errand: Errand) -> Address:
+        return self._home(errand.slot)
 
     def _home(self, slot: int) -> Address:
         """Where the map says that a slot is. Where it does not say, any server will send the command on."""

@@ -19,7 +19,7 @@ from ...errors import ConfigurationError
 from .. import urls
 from ..patience import LOOP_SLACK
 from .aserver import AsyncServer
-from .routes import Address
+from .rounds import Address
 from .server import SyncServer
 
 MAX_CONNECTIONS = 64  # to one server, for all threads of a process

@@ -25,7 +25,7 @@ from redis.exceptions import ConnectionError, InvalidResponse, TimeoutError
 
 from ..base import new
 from ..patience import Patience
-from .wire import REFUSAL, packed
+from .commands import REFUSAL, packed
 
 CROWD = 8  # lookups that are asked together by MGET
 _NOT_YET = object()

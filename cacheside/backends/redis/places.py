@@ -11,7 +11,8 @@ from .. import urls
 from .aserver import AsyncServer
 from .cluster import ClusterRoute
 from .connections import Connections, checked, several
-from .routes import Address, OneServer, Route
+from .rounds import Address
+from .routes import OneServer, Route
 from .sentinel import SentinelRoute
 from .server import SyncServer
 from .wire import Protocol

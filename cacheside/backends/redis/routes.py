@@ -1,64 +1,22 @@
 """Which server a command goes to. Pure: no I/O, so both colours share it.
 
-A route turns each call of `base.Backend` into steps: commands for one server, which `sync.py` or `aio.py` sends, and
-whose replies it is sent back. What is said to the servers, and what the replies mean, is known by `wire.py` alone.
+A route turns each call of `base.Backend`, and of `beyond.py`, into steps. What is said to the servers, and what the
+replies mean, is known by `wire.py` alone; how it is carried out, by `rounds.py`.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Collection, Generator, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from abc import abstractmethod
+from collections.abc import Collection, Sequence
+from typing import Any
 
-from redis.exceptions import MaxConnectionsError, RedisError, ResponseError
-
-from ...breaker import Breaker
-from ...errors import CacheUnavailable
-from .wire import Command, Operation, Protocol, answered, twice
-
-Address: TypeAlias = tuple[str, int]
-"""Host and port."""
+from ..beyond import Fill
+from .commands import Operation
+from .rounds import Address, Begun, Errand, Rounds, Steps
+from .wire import Protocol
 
 
-class Send(NamedTuple):
-    """Commands for one server, to be sent together over one connection.
-
-    Their replies are the answer to this step, one for each, with what came instead of a reply in its place: an error
-    of the client library, an OSError, or CacheUnavailable for what was not sent. `probe`: they may be sent though the
-    server's breaker is open.
-    """
-
-    address: Address
-    commands: Sequence[Command]
-    probe: bool
-
-
-class Begun(NamedTuple):
-    """A lookup or a fill whose first command was sent without ado: where to, with which token, and what came back."""
-
-    address: Address
-    token: bytes
-    reply: Any
-
-
-Steps: TypeAlias = Generator[Send, list[Any], Any]
-
-
-def question(*command: Any) -> Operation:
-    """Something that may be asked twice, since it changes nothing.
-
-    Raises:
-        CacheUnavailable: no answer, or a refusal.
-    """
-    return answered((yield from twice(command)))
-
-
-def unanswered(reply: object) -> bool:
-    """Whether a command may have been carried out or not: its connection failed, or its time was over."""
-    return isinstance(reply, (RedisError, OSError)) and not isinstance(reply, (ResponseError, MaxConnectionsError))
-
-
-class Route(ABC):
+class Route(Rounds):
     """The calls of a backend as steps.
 
     Args:
@@ -68,20 +26,8 @@ class Route(ABC):
     """
 
     def __init__(self, protocol: Protocol, timeout: float, label: str) -> None:
+        super().__init__(timeout, label)
         self.protocol = protocol
-        self.label = label
-        self._timeout = timeout
-        self._breakers: dict[Address, Breaker] = {}
-
-    def breaker(self, address: Address) -> Breaker:
-        """That of one server, shared by threads, event loops and both colours."""
-        return self._breakers.get(address) or self._breakers.setdefault(
-            address, Breaker(self.name(address), self._timeout)
-        )
-
-    def name(self, address: Address) -> str:
-        """How errors call one server."""
-        return self.label
 
     def servers(self) -> Collection[Address]:
         """Those that are in use now: connections to others may go."""
@@ -115,6 +61,37 @@ class Route(ABC):
         """See `Backend.update`; the proof is the token itself."""
         return self.of_key(key, self.protocol.update(key, token, stored, ttl))
 
+    def claim(self, key: str, seen: Any, lease: float) -> Steps:
+        """See `Claiming.claim`."""
+        return self.of_key(key, self.protocol.claim(key, seen, lease))
+
+    def lookup_many(self, keys: Sequence[str], lease: float | None, tags: Sequence[str]) -> Steps:
+        """See `Batching.lookup_many`."""
+        protocol = self.protocol
+        looks = [protocol.find(key) if lease is None else protocol.lookup(key, lease) for key in keys]
+        return self._with_tags(keys, looks, tags)
+
+    def fill_many(self, fills: Sequence[Fill], tags: Sequence[str]) -> Steps:
+        """See `Batching.fill_many`."""
+        return self._with_tags([fill[0] for fill in fills], [self.protocol.fill(*fill) for fill in fills], tags)
+
+    def release_many(self, leases: Sequence[tuple[str, Any]]) -> Steps:
+        """See `Batching.release_many`."""
+        return self.each([key for key, _ in leases], [self.protocol.release(key, token) for key, token in leases])
+
+    def plant(self, tags: Sequence[str]) -> Steps:
+        """See `Batching.plant`."""
+        return self.each(tags, [self.protocol.plant(tag) for tag in tags])
+
+    def _with_tags(self, keys: Sequence[str], operations: Sequence[Operation], tags: Sequence[str]) -> Steps:
+        versions = [self.protocol.version(tag) for tag in tags]
+        found = yield from self.each([*keys, *tags], [*operations, *versions])
+        return found[: len(keys)], found[len(keys) :]
+
+    @abstractmethod
+    def mark_stale(self, keys: Sequence[str], grace: float) -> Steps:
+        """See `Claiming.mark_stale`."""
+
     @abstractmethod
     def invalidate(self, keys: Sequence[str]) -> Steps:
         """See `Backend.invalidate`."""
@@ -130,56 +107,6 @@ class Route(ABC):
     @abstractmethod
     def clear(self, prefix: str | None) -> Steps:
         """See `Backend.clear`."""
-
-    def _admitted(self, address: Address) -> bool:
-        """Whether a command to that server would be a probe; asked before its token is made.
-
-        Raises:
-            CacheUnavailable: the server is not to be asked now.
-        """
-        breaker = self.breaker(address)
-        if not breaker.open:
-            return False
-        breaker.admit()
-        return True
-
-    def _advance(self, address: Address, operation: Operation, reply: Any) -> Command:
-        """The next command of an operation, whose last one had this reply from that server.
-
-        Raises:
-            StopIteration: with the result.
-            CacheUnavailable: the operation failed. If it had no answer to the end, the breaker is told: what was tried
-                again and then answered is no outage.
-        """
-        if isinstance(reply, CacheUnavailable):  # it was not sent, so there is nothing to try again
-            raise reply
-        try:
-            return operation.send(reply)
-        except CacheUnavailable:
-            if unanswered(reply):
-                self.breaker(address).failed(reply)
-            raise
-
-    def _on(self, address: Address, operation: Operation, begun: Begun | None = None) -> Steps:
-        """Carry out an operation on one server."""
-        probe = begun is None and self._admitted(address)
-        reply, sent = None, begun is not None
-        try:
-            if begun is not None:
-                next(operation)
-                reply = begun.reply
-            while True:
-                try:
-                    command = self._advance(address, operation, reply)
-                except StopIteration as end:
-                    return end.value
-                except CacheUnavailable as error:
-                    error.sent |= sent  # not the last command, but one before it
-                    raise
-                (reply,) = yield Send(address, (command,), probe)
-                sent |= not isinstance(reply, CacheUnavailable)
-        finally:
-            operation.close()  # cancelled in a step: it notes what it may have planted
 
 
 class OneServer(Route):
@@ -198,6 +125,13 @@ class OneServer(Route):
     def home(self, key: str) -> Address | None:
         """See `Route.home`."""
         return self.HERE
+
+    def _place(self, errand: Errand) -> Address:
+        return self.HERE
+
+    def mark_stale(self, keys: Sequence[str], grace: float) -> Steps:
+        """See `Claiming.mark_stale`."""
+        return self.run(self.protocol.mark_stale(keys, grace))
 
     def invalidate(self, keys: Sequence[str]) -> Steps:
         """See `Backend.invalidate`."""

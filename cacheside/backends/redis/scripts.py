@@ -23,11 +23,17 @@ def _script(text: str) -> Script:
 
 FILL = _script(
     "local h=redis.call('GETRANGE',KEYS[1],0,16) local s=string.sub(h,1,1) "
-    "if (s=='L' or s=='V') and string.sub(h,2,17)==ARGV[1] then "
+    "if (s=='L' or s=='V' or s=='S') and string.sub(h,2,17)==ARGV[1] then "
     "if ARGV[3]=='0' then redis.call('SET',KEYS[1],ARGV[2]) else redis.call('SET',KEYS[1],ARGV[2],'PX',ARGV[3]) end "
     "return 1 end return 0"
 )
-RELEASE = _script("if redis.call('GET',KEYS[1])==ARGV[1] then return redis.call('DEL',KEYS[1]) end return 0")
+# A lease is deleted; a claim is taken from the value, which stays.
+RELEASE = _script(
+    "local h=redis.call('GETRANGE',KEYS[1],0,29) if string.sub(h,2,17)~=ARGV[1] then return 0 end "
+    "local s=string.sub(h,1,1) if s=='L' then return redis.call('DEL',KEYS[1]) end local none=string.rep('0',13) "
+    "if (s=='V' or s=='S') and string.sub(h,18,30)~=none then redis.call('SETRANGE',KEYS[1],17,none) return 1 end "
+    "return 0"
+)
 REPLACE = _script(
     "local t=redis.call('TYPE',KEYS[1]).ok local same "
     "if t=='string' then same=redis.call('GETRANGE',KEYS[1],0,42)==ARGV[1] else same=t=='none' or ARGV[1]=='!type' end "
@@ -36,6 +42,19 @@ REPLACE = _script(
 # Redis 6.2 does not take NX together with GET. It writes first, so that a replica refuses it, and serves no old value.
 LEASE = _script(
     "if redis.call('SET',KEYS[1],ARGV[1],'NX','PX',ARGV[2]) then return false end return redis.call('GET',KEYS[1])"
+)
+# ARGV: the token that was seen, mine, and for how many ms. The header is written in place, so that the ttl stays.
+CLAIM = _script(
+    """
+local h=redis.pcall('GETRANGE',KEYS[1],0,42)
+if type(h)~='string' or #h~=43 then return 0 end
+local s,token,deadline=string.sub(h,1,1),string.sub(h,2,17),tonumber(string.sub(h,18,30))
+if (s~='V' and s~='S') or not deadline then return 0 end
+if token==ARGV[2] then return 1 end
+local t=redis.call('TIME') local now=t[1]*1000+math.floor(t[2]/1000)
+if token~=ARGV[1] or deadline>now then return 0 end
+redis.call('SETRANGE',KEYS[1],1,ARGV[2]..string.format('%013d',now+tonumber(ARGV[3])))
+return 1"""
 )
 # What the scripts on guards share. `guard(k)`: the guard under k, or nothing. `live(v,me)`: its marks that are not over
 # and not `me`; the last deadline of those; whether `me` was there. `put` writes a guard, `drop` makes a plain
@@ -64,6 +83,21 @@ local function drop(k)
   redis.call('UNLINK',k) end
 """
 INVALIDATE = _script(_GUARDS + "for _,k in ipairs(KEYS) do drop(k) end return #KEYS")
+# ARGV: grace in ms, and a token for each key. A server that is out of memory refuses to write, but drops as ever.
+STALE = _script(
+    _GUARDS
+    + """
+local grace=tonumber(ARGV[1])
+for i,k in ipairs(KEYS) do
+  local h,marked=redis.pcall('GETRANGE',k,0,42),false
+  if type(h)=='string' and #h==43 and string.find(h,'^[VS]') then
+    marked=type(redis.pcall('SETRANGE',k,0,'S'..ARGV[i+1]..d(0)))=='number' end
+  if marked then
+    local left=redis.call('PTTL',k)
+    if left<0 or left>grace then redis.call('PEXPIRE',k,ARGV[1]) end
+  else drop(k) end end
+return #KEYS"""
+)
 # ARGV: token, hold in ms. The same bytes may arrive twice: the second time changes nothing but the deadline.
 GUARD = _script(
     _GUARDS

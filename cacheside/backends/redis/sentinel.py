@@ -18,13 +18,16 @@ import random
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 from redis.exceptions import ReadOnlyError, ResponseError
 
 from ... import forks
 from ...errors import CacheUnavailable
-from .routes import Address, Begun, OneServer, Send, Steps, question
-from .wire import Command, Operation, Protocol
+from .commands import Operation
+from .rounds import Address, Begun, Errand, Steps, question
+from .routes import OneServer
+from .wire import Protocol
 
 REFRESH_EVERY = 0.5  # seconds, while something says that there is another master
 CONFIRM_EVERY = 1.0  # seconds, while nothing does
@@ -79,37 +82,37 @@ class SentinelRoute(OneServer):
 
     def run(self, operation: Operation, begun: Begun | None = None) -> Steps:
         """Carry out an operation on the master; of one that has begun, the rest."""
-        master = self._master if begun is None else begun.address
-        if begun is None and (
+        errand = Errand((), operation)
+        yield from self._carry_out([errand], begun)
+        if errand.error is not None:
+            raise errand.error
+        return errand.result
+
+    def _carry_out(self, errands: list[Errand], begun_as: Begun | None = None) -> Steps:
+        master = self._master if begun_as is None else begun_as.address
+        if begun_as is None and (
             master is None or (self._clock() - self._asked >= CONFIRM_EVERY and self._due(CONFIRM_EVERY))
         ):
             master = yield from self._find()
         if master is None:
             raise CacheUnavailable(f"{self.label}: no sentinel answers with a master for {self._service!r}")
-        try:
-            probe = begun is None and self._admitted(master)
-            command: Command = () if begun is None else next(operation)
-            reply = None if begun is None else begun.reply
-            while True:
-                if begun is None:
-                    try:
-                        command = self._advance(master, operation, reply)
-                    except StopIteration as end:
-                        return end.value
-                    (reply,) = yield Send(master, (command,), probe)
-                begun = None
-                if isinstance(reply, ReadOnlyError):
-                    demoted, master = master, (yield from self._another(master)) or master
-                    if master != demoted:
-                        probe = self._admitted(master)
-                        (reply,) = yield Send(master, (command,), probe)
-                    if isinstance(reply, ReadOnlyError):  # an error like any other: a replica is not read from
-                        reply = ResponseError(f"READONLY {reply}")
-        except CacheUnavailable:
+        done = yield from super()._carry_out(errands, begun_as)
+        if any(errand.error is not None for errand in done):
             yield from self._another(master)  # for the next call
-            raise
-        finally:
-            operation.close()  # cancelled in a step: it notes what it may have planted
+        return done
+
+    def _digest(self, errand: Errand, address: Address, reply: Any) -> Steps:
+        if isinstance(reply, ReadOnlyError):
+            master = (yield from self._another(address)) or address
+            if master != address and not errand.hops:
+                errand.target, errand.hops = master, 1
+                return [errand]
+            reply = ResponseError(f"READONLY {reply}")  # an error like any other: a replica is not read from
+        return (yield from super()._digest(errand, address, reply))
+
+    def _place(self, errand: Errand) -> Address:
+        assert self._master is not None, "nothing is carried out before it is known"
+        return self._master
 
     def _another(self, master: Address) -> Steps:
         """The master, after a sign that it is not `master` any more."""

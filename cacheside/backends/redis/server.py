@@ -20,7 +20,7 @@ from ... import forks
 from ...breaker import Breaker
 from ...errors import CacheUnavailable
 from ..pool import OPEN, Pool, Waiter
-from .wire import REFUSAL, Command
+from .commands import REFUSAL, Command
 
 POOL_WAIT = 5.0
 """Seconds that callers wait for a connection of our own pools, which are bounded."""

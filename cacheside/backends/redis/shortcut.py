@@ -13,7 +13,7 @@ import hiredis
 from redis.exceptions import ConnectionError, InvalidResponse, TimeoutError
 
 from .. import sockets
-from .wire import REFUSAL
+from .commands import REFUSAL
 
 RECEIVED = 16384  # bytes at a time: room for as many is made before it is known how many come
 _NOT_YET = object()

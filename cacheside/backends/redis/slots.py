@@ -10,7 +10,7 @@ from typing import Any
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
-from .routes import Address
+from .rounds import Address
 
 
 class SlotMap:

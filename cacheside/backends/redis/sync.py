@@ -6,10 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ... import tokens
+from ...errors import CacheUnavailable, NotCacheableError
 from ..base import Answer, Busy, Leased
-from .routes import Address, Begun, Route, Steps
+from ..beyond import Fill, Version
+from .commands import REFUSAL
+from .rounds import Address, Begun, Steps
+from .routes import Route
 from .server import SyncServer
-from .wire import REFUSAL
 
 
 class SyncRedis:
@@ -86,6 +89,43 @@ class SyncRedis:
     def update(self, key: str, token: str, proof: Any, stored: Any, ttl: float | None) -> bool:
         """See `Backend.update`."""
         return bool(self._run(self._route.update(key, token, stored, ttl)))
+
+    def claim(self, key: str, seen: Any, lease: float) -> Leased | Busy:
+        """See `Claiming.claim`."""
+        answer: Leased | Busy = self._run(self._route.claim(key, seen, lease))
+        return answer
+
+    def mark_stale(self, keys: Sequence[str], grace: float) -> None:
+        """See `Claiming.mark_stale`."""
+        self._run(self._route.mark_stale(keys, grace))
+
+    def lookup_many(
+        self, keys: Sequence[str], lease: float | None, tags: Sequence[str] = ()
+    ) -> tuple[Sequence[Answer | CacheUnavailable | None], Sequence[Version]]:
+        """See `Batching.lookup_many`."""
+        found: tuple[Sequence[Answer | CacheUnavailable | None], Sequence[Version]] = self._run(
+            self._route.lookup_many(keys, lease, tags)
+        )
+        return found
+
+    def fill_many(
+        self, fills: Sequence[Fill], tags: Sequence[str] = ()
+    ) -> tuple[Sequence[bool | NotCacheableError | CacheUnavailable], Sequence[Version]]:
+        """See `Batching.fill_many`."""
+        done: tuple[Sequence[bool | NotCacheableError | CacheUnavailable], Sequence[Version]] = self._run(
+            self._route.fill_many(fills, tags)
+        )
+        return done
+
+    def release_many(self, leases: Sequence[tuple[str, Any]]) -> Sequence[bool | CacheUnavailable]:
+        """See `Batching.release_many`."""
+        done: Sequence[bool | CacheUnavailable] = self._run(self._route.release_many(leases))
+        return done
+
+    def plant(self, tags: Sequence[str]) -> Sequence[Version]:
+        """See `Batching.plant`."""
+        versions: Sequence[Version] = self._run(self._route.plant(tags))
+        return versions
 
     def clear(self, prefix: str | None) -> None:
         """See `Backend.clear`."""

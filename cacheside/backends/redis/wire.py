@@ -4,105 +4,44 @@ One string key holds a lease, a value or a guard, so that eviction or loss of it
 
     L token                                             a lease
     V token | claim deadline | soft expiry | payload    a value, under the token of the lease it was filled with
+    S token | claim deadline | soft expiry | payload    a value that is marked stale, under a token that nobody holds
     W zeros | untouched | zeros | token, deadline ...   a guard: one mark for each writer at work on the key
 
-(token: 16 characters; the deadlines: 13 digits each, milliseconds by the server's clock, zero where unused; those of a
-value have their place for refreshing in the background. untouched: 1 or 0, as wide as a deadline. The zeros of a guard
-stand where a token would be, and match none.) The key of a guard lives as long as its last mark. What a script does to
+(token: 16 characters; the deadlines: 13 digits each, milliseconds by the server's clock, zero where unused; the soft
+expiry has its place for later. untouched: 1 or 0, as wide as a deadline. The zeros of a guard stand where a token would
+be, and match none.) A claim puts its own token in the place of the value's, and its deadline beside it. The key of a
+guard lives as long as its last mark. A tag's key holds its version as a lease that nobody fills. What a script does to
 one key depends on nothing else, so keys may be spread over a cluster.
 
-Each operation is a generator that yields commands (tuples) and is sent replies; an error of the client library is sent
-as a value. Tokens: every command that plants one takes a fresh one for each attempt. If the same bytes were sent twice,
-a late duplicate could bring a dead lease back to life and admit an old fill; so clients are used below their own
-retries, and what is tried again is tried again here.
+The operations are generators, see `commands.py`. Tokens: every command that plants one takes a fresh one for each
+attempt. If the same bytes were sent twice, a late duplicate could bring a dead lease back to life and admit an old
+fill; so clients are used below their own retries, and what is tried again is tried again here.
 """
 
 from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Generator, Sequence
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
-from redis.exceptions import ConnectionError, NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import ConnectionError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
 from ... import forks, tokens
 from ...errors import CacheUnavailable
-from ..base import Answer, Busy, Guarded, Hit, Leased, new
+from ..base import Answer, Busy, Guarded, Hit, Leased, Stale, new
+from ..beyond import TAG_TTL
 from . import scripts
-
-T = TypeVar("T")
-
-Command: TypeAlias = tuple[Any, ...]
-Operation: TypeAlias = Generator[Command, Any, Any]
-
-
-class Refusal:
-    """In the place of a reply to a lookup: it was an error, so the command was not carried out."""
-
-
-REFUSAL = Refusal()
+from .commands import Operation, answered, batches, evaluate, ms, once, packed, twice
 
 _HEADER = 43
 _MARK = 29
 _GUARD_HEAD = b"W" + b"0" * 16
-_BATCH = 1000  # keys in one script: the server does nothing else meanwhile
 _LONGEST_HOLD = 10**12  # ms, 31 years: a deadline has 13 digits
+_MOST_LOST = 10_000  # tokens that are remembered: a batch that is lost has a thousand
 _UNUSED = b"0" * 26
 _FILL = scripts.FILL.sha.encode()
 _WRONG_TYPE = b"!type"  # `seen` of a key that holds no string
-
-
-def _ms(seconds: float) -> int:
-    return min(max(1, round(seconds * 1000)), 10**14)  # three thousand years; the server's own limit is not far above
-
-
-def answered(reply: Any, kind: type[Any] = object) -> Any:
-    """The reply, or the error it stands for.
-
-    Raises:
-        CacheUnavailable: the server did not answer, or refused the command, or this is no answer to it.
-    """
-    if isinstance(reply, (RedisError, OSError)):
-        raise CacheUnavailable(f"{type(reply).__name__}: {reply}") from reply
-    if not isinstance(reply, kind):
-        raise CacheUnavailable(f"it answered {str(reply)[:40]!r}, where {kind.__name__} belongs: is it a Redis?")
-    return reply
-
-
-def packed(words: Sequence[bytes]) -> bytes:
-    """A command as it goes over the wire."""
-    return b"*%d\r\n" % len(words) + b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
-
-
-def twice(command: Command) -> Operation:
-    """Send a command which may safely arrive twice; once more if the connection turns out to be closed.
-
-    That is how pooled connections look after a restart of the server. A time-out is not tried again: it would double
-    the delay of an outage.
-    """
-    reply = yield command
-    if isinstance(reply, ConnectionError):
-        reply = yield command
-    return reply
-
-
-def _once(command: Command) -> Operation:
-    return (yield command)
-
-
-def _evaluate(
-    script: scripts.Script, keys: Sequence[str], *args: Any, send: Callable[[Command], Operation] = twice
-) -> Operation:
-    """Run a script; load it where the server does not know it (yet, or any more). `_once`: it must not arrive twice."""
-    reply = yield from send(("EVALSHA", script.sha, len(keys), *keys, *args))
-    if isinstance(reply, NoScriptError):
-        reply = yield from send(("EVAL", script.text, len(keys), *keys, *args))
-    return reply
-
-
-def _batches(items: Sequence[T]) -> list[Sequence[T]]:
-    return [items[start : start + _BATCH] for start in range(0, len(items), _BATCH)]
 
 
 class Protocol:
@@ -132,7 +71,7 @@ class Protocol:
         """The command of a lookup as it goes over the wire to a server that is `native`."""
         last = self._packed  # read once: another cache on this backend may have another lease, in another thread
         if lease != last[0]:
-            period = b"%d" % _ms(lease)
+            period = b"%d" % ms(lease)
             last = self._packed = (
                 lease,
                 b"\r\n$2\r\nNX\r\n$3\r\nGET\r\n$2\r\nPX\r\n$%d\r\n%b\r\n" % (len(period), period),
@@ -152,73 +91,129 @@ class Protocol:
 
         `token`: for the first attempt. Who has made that already sends its reply.
         """
+        planted, reply = yield from self._planted(key, lease, token)
+        if isinstance(reply, (OutOfMemoryError, ReadOnlyError)):
+            return self._read_only((yield from twice(("GET", key))), reply)
+        if _is_of_wrong_type(reply):
+            return Hit(b"", _WRONG_TYPE)
+        return self._answer(answered(reply), planted)
+
+    def _planted(self, key: str, lease: float, token: bytes | None = None) -> Operation:
+        """Put a lease where there is nothing. Returns its token, and what stood there, or the server's refusal."""
         for attempt in (1, 2):
             if token is None or attempt == 2:
                 token = tokens.fresh()
             reply: Any = None
             try:
                 if self.native:
-                    reply = yield ("SET", key, b"L" + token, "NX", "GET", "PX", _ms(lease))
+                    reply = yield ("SET", key, b"L" + token, "NX", "GET", "PX", ms(lease))
                     if type(reply) is ResponseError and "syntax error" in str(reply):
                         self.native = False
                 if not self.native:
-                    reply = yield from _evaluate(scripts.LEASE, [key], b"L" + token, _ms(lease), send=_once)
+                    reply = yield from evaluate(scripts.LEASE, [key], b"L" + token, ms(lease), send=once)
             except BaseException:  # cancelled: whether it arrived is not known
                 self.remember(token)
                 raise
-            if isinstance(reply, (OutOfMemoryError, ReadOnlyError)):
-                return self._read_only((yield from twice(("GET", key))), reply)
-            if isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE"):
-                return Hit(b"", _WRONG_TYPE)
-            if not isinstance(reply, (RedisError, OSError)):
-                return self._answer(reply, token)
+            if isinstance(reply, ResponseError) or not isinstance(reply, (RedisError, OSError)):
+                return token, reply
             self.remember(token)
             if attempt == 2 or not isinstance(reply, ConnectionError):
                 answered(reply)
         raise AssertionError("the second attempt has returned or raised")
 
+    def find(self, key: str) -> Operation:
+        """See `Batching.lookup_many`, without a lease: a value or a guard; None: nothing, or somebody's lease."""
+        reply = yield from twice(("GET", key))
+        if _is_of_wrong_type(reply):
+            return Hit(b"", _WRONG_TYPE)
+        reply = answered(reply)
+        return None if reply is None or _is_lease(answered(reply, bytes)) else self._seen(reply)
+
     def replace(self, key: str, seen: bytes, lease: float) -> Operation:
         """See `Backend.replace`."""
         token = tokens.fresh()
-        replacing = _evaluate(scripts.REPLACE, [key], seen, b"L" + token, _ms(lease), send=_once)
+        replacing = evaluate(scripts.REPLACE, [key], seen, b"L" + token, ms(lease), send=once)
         return Leased(token) if (yield from self._tracked(token, replacing)) == 1 else Busy()
 
     def packed_fill(self, key: str, token: bytes, stored: bytes, ttl: float | None) -> bytes:
         """The first command of a fill as it goes over the wire."""
-        period = b"0" if ttl is None else b"%d" % _ms(ttl)
+        period = b"0" if ttl is None else b"%d" % ms(ttl)
         entry = b"V%b%b%b" % (token, _UNUSED, stored)
         return packed((b"EVALSHA", _FILL, b"1", key.encode(), token, entry, period))
 
     def fill(self, key: str, token: bytes, stored: bytes, ttl: float | None) -> Operation:
         """See `Backend.fill`. A fill that arrives twice finds its own value, under the same token: accepted again."""
         entry = b"".join((b"V", token, _UNUSED, stored))
-        filling = _evaluate(scripts.FILL, [key], token, entry, 0 if ttl is None else _ms(ttl))
+        filling = evaluate(scripts.FILL, [key], token, entry, 0 if ttl is None else ms(ttl))
         return (yield from self._tracked(token, filling)) == 1
 
     def release(self, key: str, token: bytes) -> Operation:
         """See `Backend.release`."""
-        return (yield from self._tracked(token, _evaluate(scripts.RELEASE, [key], b"L" + token))) == 1
+        return (yield from self._tracked(token, evaluate(scripts.RELEASE, [key], token))) == 1
+
+    def claim(self, key: str, seen: bytes, lease: float) -> Operation:
+        """See `Claiming.claim`. Not sent twice: a late duplicate would claim for nobody.
+
+        Nor is its token remembered where it got no answer: no lookup meets it as a lease. The value is served on, and
+        can be claimed again when that claim is over.
+        """
+        token = tokens.fresh()
+        period = min(ms(lease), _LONGEST_HOLD)
+        claiming = evaluate(scripts.CLAIM, [key], seen[1:17], token, period, send=once)
+        return Leased(token) if answered((yield from claiming)) == 1 else Busy()
+
+    def mark_stale(self, keys: Sequence[str], grace: float) -> Operation:
+        """See `Claiming.mark_stale`: one script for a thousand keys.
+
+        It plants a token for each key, and yet may arrive twice: nobody ever holds such a token, so a late duplicate
+        brings no lease and no claim back to life. It is one more invalidation.
+        """
+        if grace < 0.001:
+            yield from self.invalidate(keys)
+            return
+        for batch in batches(keys):
+            fresh = [tokens.fresh() for _ in batch]
+            answered((yield from evaluate(scripts.STALE, batch, ms(grace), *fresh)))
+
+    def version(self, tag: str) -> Operation:
+        """The version of a tag, its guard, or None; see `Batching`."""
+        reply = yield from twice(("GET", tag))
+        return None if _is_of_wrong_type(reply) else self._version(answered(reply))
+
+    def plant(self, tag: str) -> Operation:
+        """See `Batching.plant`. What is foreign there is replaced: it can be no version."""
+        token, reply = yield from self._planted(tag, TAG_TTL)
+        seen = _WRONG_TYPE
+        if not _is_of_wrong_type(reply):
+            if answered(reply) is None:
+                return token
+            if (version := self._version(reply)) is not None:
+                return version
+            seen = reply[:_HEADER]
+        token = tokens.fresh()
+        replacing = evaluate(scripts.REPLACE, [tag], seen, b"L" + token, ms(TAG_TTL), send=once)
+        return token if answered((yield from replacing)) == 1 else (yield from self.version(tag))
 
     def invalidate(self, keys: Sequence[str]) -> Operation:
         """See `Backend.invalidate`: one script for a thousand keys."""
-        for batch in _batches(keys):
-            answered((yield from _evaluate(scripts.INVALIDATE, batch)))
+        for batch in batches(keys):
+            answered((yield from evaluate(scripts.INVALIDATE, batch)))
 
     def guard(self, keys: Sequence[str], token: str, hold: float) -> Operation:
         """See `Backend.guard`: one script for a thousand keys. The proof is the token itself, so None stands for it.
 
         Not sent twice: a late duplicate would guard the keys once more, after the release.
         """
-        for batch in _batches(keys):
-            answered((yield from _evaluate(scripts.GUARD, batch, token, min(_ms(hold), _LONGEST_HOLD), send=_once)))
+        for batch in batches(keys):
+            answered((yield from evaluate(scripts.GUARD, batch, token, min(ms(hold), _LONGEST_HOLD), send=once)))
         return [None] * len(keys)
 
     def unguard(self, marks: Sequence[tuple[str, str]]) -> Operation:
         """See `Backend.unguard`: one script for a thousand marks. Arriving twice, it invalidates the second time."""
         lost = 0
-        for batch in _batches(marks):
+        for batch in batches(marks):
             keys, marked = zip(*batch, strict=True)
-            lost += answered((yield from _evaluate(scripts.UNGUARD, keys, *marked)), int)
+            lost += answered((yield from evaluate(scripts.UNGUARD, keys, *marked)), int)
         return lost
 
     def update(self, key: str, token: str, stored: bytes, ttl: float | None) -> Operation:
@@ -227,7 +222,7 @@ class Protocol:
         Not sent twice: the second answer would be a refusal. Late it meets either its guard or nothing of its own.
         """
         entry = b"".join((b"V", token.encode(), _UNUSED, stored))
-        updating = _evaluate(scripts.UPDATE, [key], token, entry, 0 if ttl is None else _ms(ttl), send=_once)
+        updating = evaluate(scripts.UPDATE, [key], token, entry, 0 if ttl is None else ms(ttl), send=once)
         return answered((yield from updating)) == 1
 
     def clear(self, prefix: str | None) -> Operation:
@@ -269,7 +264,7 @@ class Protocol:
         """That nobody knows whether this token stands as a lease."""
         with self._lock:
             self._lost[token] = None
-            if len(self._lost) > 1000:
+            if len(self._lost) > _MOST_LOST:
                 del self._lost[next(iter(self._lost))]
 
     def _adopt(self, token: bytes) -> bool:
@@ -286,11 +281,13 @@ class Protocol:
     def _seen(self, reply: bytes) -> Answer:
         if type(reply) is not bytes:
             answered(reply, bytes)
-        if len(reply) == 17 and reply[:1] == b"L":
+        if _is_lease(reply):
             return Leased(reply[1:]) if self._adopt(reply[1:]) else Busy()
         if reply[:1] == b"V" and len(reply) >= _HEADER:
             return Hit(reply[_HEADER:], reply[:_HEADER])
-        if reply[:17] == _GUARD_HEAD and len(reply) > _HEADER and not (len(reply) - _HEADER) % _MARK:
+        if reply[:1] == b"S" and len(reply) >= _HEADER:
+            return Stale(reply[_HEADER:], reply[:_HEADER])
+        if _is_guard(reply):
             return Guarded()
         return Hit(b"", reply[:_HEADER])  # foreign: nothing that can be decoded, but it can be replaced
 
@@ -299,3 +296,21 @@ class Protocol:
         if answered(reply) is None:
             raise CacheUnavailable(f"{type(refusal).__name__}: {refusal}") from refusal
         return self._seen(reply)
+
+    @staticmethod
+    def _version(reply: bytes | None) -> bytes | Guarded | None:
+        if reply is None or _is_lease(answered(reply, bytes)):
+            return reply and reply[1:]
+        return Guarded() if _is_guard(reply) else None
+
+
+def _is_lease(reply: bytes) -> bool:
+    return len(reply) == 17 and reply[:1] == b"L"
+
+
+def _is_guard(reply: bytes) -> bool:
+    return reply[:17] == _GUARD_HEAD and len(reply) > _HEADER and not (len(reply) - _HEADER) % _MARK
+
+
+def _is_of_wrong_type(reply: object) -> bool:
+    return isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE")
