@@ -168,16 +168,29 @@ class _Marked(NamedTuple):
     meta: Meta = PLAIN
 
 
-def portable(stored: Any) -> list[Any] | None:
-    """What `LiveCodec` made, in parts that a serializer can take; None: an exception, which is not to leave memory."""
+def portable(stored: Any, deadline: float) -> list[Any] | None:
+    """What `LiveCodec` made, in parts that a serializer can take; None: an exception, which is not to leave memory.
+
+    `deadline`: when the entry expires, by the clock of its backend, which says nothing to another process. So the time
+    until which it is fresh is told from there.
+    """
     if type(stored) is not _Marked:
         return [stored]
-    return None if stored.error is not None else list(stored)
+    if stored.error is not None:
+        return None
+    fresh, took, stamps = stored.meta
+    return [stored.version, stored.value, None if fresh == inf else deadline - fresh, took, stamps]
 
 
-def revived(parts: Any) -> Any:
-    """What `portable` took apart."""
-    return parts[0] if len(parts) == 1 else _Marked(*parts)
+def revived(parts: Any, deadline: float) -> Any:
+    """What `portable` took apart; `deadline`: when the entry expires by the clock of this backend."""
+    if len(parts) == 1:
+        return parts[0]
+    version, value, window, took, stamps = parts
+    plain = window is None and not took and not stamps
+    return _Marked(
+        version, value, None, PLAIN if plain else Meta(inf if window is None else deadline - window, took, stamps)
+    )
 
 
 class LiveCodec:

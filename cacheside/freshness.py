@@ -196,7 +196,10 @@ class FreshReader(Reader):
             except BaseException:
                 yield Abandon(visit.key, token)
                 raise
-            planted: dict[str, Version] = {} if type(answer) is Failed else dict(zip(missing, answer, strict=True))
+            if type(answer) is Failed:
+                self._failed(answer.error)
+                answer = [None] * len(missing)
+            planted: dict[str, Version] = dict(zip(missing, answer, strict=True))
             visit.versions = [
                 planted.get(tag) if version is None else version
                 for tag, version in zip(visit.tags, visit.versions, strict=True)

@@ -74,6 +74,7 @@ class _Live(NamedTuple):
 
     key: str
     stored: Any
+    deadline: float
     left: float
     hits: float
 
@@ -107,11 +108,11 @@ class ThawingShelf(Shelf):
         living = [entry for entry in self._store if entry.deadline > now and not entry.stale]
         living.reverse()
         living.sort(key=Entry.total, reverse=True)
-        return [_Live(entry.key, entry.stored, entry.deadline - now, entry.total()) for entry in living]
+        return [_Live(entry.key, entry.stored, entry.deadline, entry.deadline - now, entry.total()) for entry in living]
 
     def _thawed(self, entry: Entry) -> Entry | None:
         try:
-            stored = revived(_values.loads(entry.stored.data))
+            stored = revived(_values.loads(entry.stored.data), entry.deadline)
             weight = self._weigh(entry.key, stored)
         except Exception:  # of another version of its class, or of the library; or its `size` fails
             self._remove(entry)
@@ -211,11 +212,11 @@ class Snapshot:
 
     def _freeze(self, live: list[_Live]) -> list[snapfile.Kept]:
         kept, refused = [], []
-        for key, stored, left, hits in live:
+        for key, stored, deadline, left, hits in live:
             if type(stored) is Frozen:
                 data = stored.data
             else:
-                parts = portable(stored)
+                parts = portable(stored, deadline)
                 if parts is None:
                     continue
                 try:
