@@ -7,7 +7,7 @@
 ... def rename_user(user_id: int, name: str) -> None: ...
 """
 
-from .cache import Cache, cached, configure, default_cache, invalidates, updates
+from .cache import Cache, cached, cached_many, configure, default_cache, invalidates, updates
 from .envelope import MISSING
 from .errors import (
     CachesideError,
@@ -23,18 +23,20 @@ from .errors import (
 from .keys import quote
 from .stats import CacheInfo, Stats
 from .warming import Warmed
-from .wrappers import AsyncCached, Cached
+from .wrappers import AsyncCached, AsyncCachedMany, Cached, CachedMany
 
 __version__ = "0.1.0"
 
 __all__ = [
     "MISSING",
     "AsyncCached",
+    "AsyncCachedMany",
     "Cache",
     "CacheInfo",
     "CacheUnavailable",
     "CacheWarning",
     "Cached",
+    "CachedMany",
     "CachesideError",
     "ConfigurationError",
     "InvalidKeyError",
@@ -45,6 +47,7 @@ __all__ = [
     "TooManyLoads",
     "Warmed",
     "cached",
+    "cached_many",
     "configure",
     "default_cache",
     "invalidates",

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from . import backends, drivers, forks, hitpath, serializers, writes
 from .backends.base import AsyncBackend, Backend
 from .core import Core
-from .decorators import CachedFactory
+from .decorators import CachedFactory, CachedManyFactory
 from .errors import ConfigurationError
 from .expiry import UNSET, Duration, Expiry, OrUnset, Ttl, seconds
 from .functions import Home
@@ -118,6 +118,8 @@ class Cache:
         self._home = Home(self._core, options["ttl"], choose, clock or time.time)
         self.cached: CachedFactory = CachedFactory(lambda: self._home, bound=True)
         """The decorator `cached`, bound to this cache."""
+        self.cached_many: CachedManyFactory = CachedManyFactory(lambda: self._home, bound=True)
+        """The decorator `cached_many`, bound to this cache."""
 
     def __repr__(self) -> str:
         return f"<Cache {self._core.label} namespace={self._namespace!r}>"
@@ -332,6 +334,9 @@ def _default_home() -> Home:
 
 cached: CachedFactory = CachedFactory(_default_home, bound=False)
 """Cache what a function returns, on the default cache. See `CachedFactory.__call__` for all options."""
+
+cached_many: CachedManyFactory = CachedManyFactory(_default_home, bound=False)
+"""Cache each row of what a function returns for many items. See `CachedManyFactory.__call__` for all options."""
 
 
 def invalidates(

@@ -13,9 +13,10 @@ from .errors import ConfigurationError
 from .expiry import UNSET, Duration, OrUnset, Ttl
 from .functions import Function, Home
 from .keymaker import is_generator
+from .many import ManyFunction
 from .options import Options
 from .serializers import Compress, Serializer
-from .wrappers import AsyncCached, Cached, Kind, wrap
+from .wrappers import AsyncCached, AsyncCachedMany, Cached, CachedMany, Kind, wrap
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -181,17 +182,107 @@ class CachedFactory:
         return self._decorate(target, options)
 
     def _decorate(self, target: Any, options: Options) -> Any:
-        fn: Any = target
-        kind: Kind = "function"
-        if isinstance(target, (classmethod, staticmethod)):
-            fn, kind = target.__func__, "classmethod" if isinstance(target, classmethod) else "staticmethod"
-        if not callable(fn) or inspect.isclass(fn):
-            raise ConfigurationError(f"@cached decorates a function, not {fn!r}")
-        if is_generator(fn):
-            raise ConfigurationError(
-                f"{getattr(fn, '__qualname__', fn)!r} is a generator, which can be consumed only once: return a list"
-            )
-        function = Function(fn, options, self._home)
-        if self._bound:
-            function.runtime()  # what cannot work on this very cache is said now
-        return wrap(function, function.path.call, kind)
+        return decorate(target, options, self._home, self._bound, Function)
+
+
+class CachedManyDecorator(Protocol):
+    """What ``cached_many(...)`` gives: a decorator that keeps the signature."""
+
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, T]], /) -> AsyncCachedMany[P, T]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> CachedMany[P, R]: ...
+    def __call__(self, fn: Any, /) -> Any:
+        """The cached form of `fn`."""
+
+
+class CachedManyFactory:
+    """The decorator `cached_many`, of the default cache or of one `Cache`."""
+
+    def __init__(self, home: Callable[[], Home], bound: bool) -> None:
+        self._home = home
+        self._bound = bound
+
+    def __call__(
+        self,
+        key: str,
+        /,
+        ttl: Ttl | OrUnset = UNSET,
+        *,
+        jitter: float = 0.0,
+        cache_if: Callable[[Any], object] | None = None,
+        negative_ttl: Duration = 30,
+        ignore: Collection[str] = (),
+        version: str | int = "",
+        serializer: str | Serializer | None = None,
+        compress: Compress | OrUnset | None = UNSET,
+        tags: Sequence[str] = (),
+        stale_while_revalidate: Duration = 0,
+        stale_if_error: Duration = 0,
+        early_refresh: float = 0,
+        load_timeout: Duration | None = None,
+    ) -> CachedManyDecorator:
+        """Cache each row of what a function returns for many items: ``def get_users(user_ids) -> {user_id: user}``.
+
+        A call looks for all rows at once, calls the function once with the items that are missing, each once and in
+        order, and stores all that it returns at once: two round trips to each server, and one call, whatever the
+        number. Items that the function leaves out are cached as absent. An entry is that of a function under `cached`
+        with the same template: they share values, leases and invalidation.
+
+        The function returns a mapping from items to values; a call of the decorated one returns a dict, in the order
+        of its items, without those that are absent. If loading raises, so does the call; rows that were loaded before
+        are in the cache then.
+
+        Args:
+            key: the template of one row's key. One of its fields names no parameter: it stands for an item of the one
+                parameter that no field names. (`self` and `cls` are no such parameter.)
+            negative_ttl: seconds that an item is known to be absent. (A function under `cached` asks the store.)
+            ignore: parameters that neither are in the key nor hold the items.
+            ttl, jitter, cache_if, version, serializer, compress, tags, stale_while_revalidate, stale_if_error,
+                early_refresh, load_timeout: as of `cached`, for each row; tags may have the field of the item.
+
+        Raises:
+            ConfigurationError: an option that cannot work, a template that does not fit; at decoration.
+        """
+        options = Options(
+            key=key,
+            ttl=ttl,
+            jitter=jitter,
+            cache_if=cache_if,
+            cache_exceptions=(),
+            negative_ttl=negative_ttl,
+            ignore=ignore,
+            version=version,
+            serializer=serializer,
+            compress=compress,
+            tags=tags,
+            stale_while_revalidate=stale_while_revalidate,
+            stale_if_error=stale_if_error,
+            early_refresh=early_refresh,
+            load_timeout=load_timeout,
+        )
+        if not isinstance(key, str):
+            raise ConfigurationError("cached_many needs the template of one row's key, such as 'user:{user_id}'")
+        return lambda fn: decorate(fn, options, self._home, self._bound, ManyFunction)
+
+
+def decorate(target: Any, options: Options, home: Callable[[], Home], bound: bool, make: type[Function]) -> Any:
+    """The decorated form of a function, classmethod or staticmethod.
+
+    Raises:
+        ConfigurationError: it is none, or a generator; or the options do not fit.
+    """
+    fn: Any = target
+    kind: Kind = "function"
+    if isinstance(target, (classmethod, staticmethod)):
+        fn, kind = target.__func__, "classmethod" if isinstance(target, classmethod) else "staticmethod"
+    if not callable(fn) or inspect.isclass(fn):
+        raise ConfigurationError(f"@cached decorates a function, not {fn!r}")
+    if is_generator(fn):
+        raise ConfigurationError(
+            f"{getattr(fn, '__qualname__', fn)!r} is a generator, which can be consumed only once: return a list"
+        )
+    function = make(fn, options, home)
+    if bound:
+        function.runtime()  # what cannot work on this very cache is said now
+    return wrap(function, function.path.call, kind)

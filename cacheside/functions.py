@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from functools import partial
 from math import inf
 from typing import Any
 
 from . import drivers, verbs
+from .backends.base import Capability
 from .core import Core
 from .engine import Reader
 from .entries import Table
@@ -86,17 +87,19 @@ class Runtime:
         self.stores: bool = "stores" in core.capabilities
         if not self.in_process:
             function.keys.check_server()
-        for capability, option in options.needs().items():
+        for capability, option in {**function.requires, **options.needs()}.items():
             if capability not in core.capabilities:
                 raise ConfigurationError(
                     f"{function.name}: {option} needs a backend with the capability {capability!r}, which {core.label} "
                     "does not have"
                 )
         # A row says nothing of tags.
-        rows = "rows" in core.capabilities and not function.tags
+        rows = "rows" in core.capabilities and not (function.tags or function.many)
         self.table: Table | None = Table(function.keys.is_default) if rows else None
         self.counters: Counters = core.book.open(function.name, self, None if self.table is None else self.table.hits)
-        codec = home.codec(options.serializer, function.keys.version, options.cache_exceptions, options.compress)
+        codec = home.codec(
+            options.serializer, function.keys.version, options.cache_exceptions, options.compress, function.many
+        )
         policy = Policy(
             function.name,
             function.where,
@@ -120,23 +123,34 @@ class Function:
         home: gives the cache at each call, since the default cache may change.
     """
 
+    many = False
+    """Whether it reads many rows at once: see `many.py`."""
+    requires: Mapping[Capability, str] = {}
+    """What a backend has to be able to do, and for what, besides what the options ask for."""
+
     def __init__(self, fn: Callable[..., Any], options: Options, home: Callable[[], Home]) -> None:
-        self.fn = fn
-        self.options = options
-        qualname = getattr(fn, "__qualname__", type(fn).__qualname__)
-        module = getattr(fn, "__module__", None) or "?"
-        self.name: str = f"{module}.{qualname}"
-        self.where: tuple[str, int, str] = location_of(fn)
+        self._name_it(fn, options)
         self.keys: KeyMaker = KeyMaker(fn, self.name, options.key, options.ignore, str(options.version))
         self.tags: tuple[Template, ...] = tuple(
             [Template(tag, list(self.keys.binder.signature.parameters), self.name) for tag in options.tags]
         )
         self.limiter: Limiter | None = options.limiter()
         """Of all its loads in this process, whatever the cache."""
-        self._home = home
+        self._live_at(home)
         coroutine = is_coroutine(fn)
         slow = async_shell(self) if coroutine else sync_shell(self)
         self.path: HitPath = HitPath(self.keys.binder.signature, self.keys.determined, slow, coroutine)
+
+    def _name_it(self, fn: Callable[..., Any], options: Options) -> None:
+        self.fn = fn
+        self.options = options
+        qualname = getattr(fn, "__qualname__", type(fn).__qualname__)
+        module = getattr(fn, "__module__", None) or "?"
+        self.name: str = f"{module}.{qualname}"
+        self.where: tuple[str, int, str] = location_of(fn)
+
+    def _live_at(self, home: Callable[[], Home]) -> None:
+        self._home = home
         self._runtime: Runtime | None = None
         self._runtimes: weakref.WeakKeyDictionary[Home, Runtime] = weakref.WeakKeyDictionary()
 
@@ -208,6 +222,10 @@ class Function:
     def key(self, /, *args: Any, **kwargs: Any) -> str:
         """The full text of the key, as `.key()` shows it."""
         return self.keys.full(self.text(self.runtime(), args, kwargs))
+
+    def texts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
+        """The full texts of all keys of a call."""
+        return [self.key(*args, **kwargs)]
 
     def info(self) -> CacheInfo:
         """What `.cache_info()` shows."""

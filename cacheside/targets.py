@@ -21,7 +21,7 @@ from .keymaker import is_coroutine, location_of, signature_of
 from .keys import Template, check_key, split_version
 from .options import checked_tags
 from .stats import Counters
-from .wrappers import AsyncCached, Cached, bound_to
+from .wrappers import AsyncCached, AsyncCachedMany, Cached, CachedMany, bound_to
 
 
 class Entry(NamedTuple):
@@ -139,6 +139,11 @@ class Targets:
             return self._template(self._parsed(target))
         if isinstance(target, (Cached, AsyncCached)):
             return self._function(target), False
+        if isinstance(target, (CachedMany, AsyncCachedMany)):
+            raise ConfigurationError(
+                f"{self._name}: {target._function.name} reads many rows: name the template of one instead, or the "
+                "function under `cached` that has the same"
+            )
         if callable(target) and not is_coroutine(target):
             return self._callable(target)
         raise ConfigurationError(

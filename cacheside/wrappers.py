@@ -35,13 +35,18 @@ class _Form(type):
     """Decorated functions are instances of `Cached` or `AsyncCached`, though their class is another."""
 
     def __instancecheck__(cls, instance: object) -> bool:
-        if isinstance(instance, types.FunctionType) and isinstance(getattr(instance, "_function", None), Function):
-            return issubclass(AsyncCached if inspect.iscoroutinefunction(instance) else Cached, cls)
+        function = getattr(instance, "_function", None) if isinstance(instance, types.FunctionType) else None
+        if isinstance(function, Function):
+            forms = (CachedMany, AsyncCachedMany) if function.many else (Cached, AsyncCached)
+            return issubclass(forms[inspect.iscoroutinefunction(instance)], cls)
         return super().__instancecheck__(instance)
 
 
 class _Base(functools.partial[R], Generic[P, R], metaclass=_Form):
     """What plain and async forms have in common."""
+
+    on_instances = False
+    """Whether instances bind it, as they do functions in their class."""
 
     # What forms know stands on the function that they call, since a bound form is made at each access.
 
@@ -79,12 +84,7 @@ class _Base(functools.partial[R], Generic[P, R], metaclass=_Form):
 
     def __set_name__(self, owner: type, name: str) -> None:
         keys, parameters = self._function.keys, list(self._function.keys.binder.signature.parameters)
-        if (
-            not isinstance(self, (_Method, _AsyncMethod))
-            or not parameters
-            or not keys.is_default
-            or parameters[0] not in keys.needs
-        ):
+        if not self.on_instances or not parameters or not keys.is_default or parameters[0] not in keys.needs:
             return
         if not hasattr(owner, "__cache_key__"):
             raise ConfigurationError(
@@ -248,46 +248,117 @@ class AsyncCached(_Base[P, Coroutine[Any, Any, T]], Generic[P, T]):
         return self
 
 
+class CachedMany(_Base[P, R]):
+    """A cached plain function that reads many rows at once; made by `cached_many`.
+
+    A call looks for all rows in one round trip (to each server), calls the function once with the items that are
+    missing, and stores what it returns in another. Rows that others are loading are waited for. Thread-safe.
+    A broken cache raises nothing here.
+    """
+
+    def keys(self, /, *args: P.args, **kwargs: P.kwargs) -> list[str]:
+        """The keys of a call with these arguments, each once: full texts, as `cache.invalidate` takes them.
+
+        Raises:
+            InvalidKeyError: the arguments make no safe key.
+        """
+        return self._function.texts((*bound_to(self), *args), kwargs)
+
+    def invalidate(self, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Drop the entries of a call with these arguments. See `Cached.invalidate`."""
+        self._function.invalidate(*bound_to(self), *args, **kwargs)
+
+    def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Invalidate, then call. See `Cached.refresh`."""
+        self.invalidate(*args, **kwargs)
+        return self(*args, **kwargs)
+
+    @overload
+    def __get__(self: Callable[Concatenate[type[S], Q], T], instance: None, owner: type[S], /) -> CachedMany[Q, T]: ...  # type: ignore[misc]  # mypy does not see that self has the type of its own __call__
+    @overload
+    def __get__(self, instance: None, owner: type, /) -> CachedMany[P, R]: ...
+    @overload
+    def __get__(
+        self: Callable[Concatenate[S, Q], T], instance: S, owner: type | None = None, /
+    ) -> CachedMany[Q, T]: ...
+    @overload
+    def __get__(  # type: ignore[misc]  # as above
+        self: Callable[Concatenate[type[S], Q], T], instance: S, owner: type | None = None, /
+    ) -> CachedMany[Q, T]: ...
+    @overload
+    def __get__(self, instance: object, owner: type | None = None, /) -> CachedMany[P, R]: ...
+    def __get__(self, instance: Any, owner: type | None = None, /) -> Any:
+        """The form bound to an instance, or of a classmethod to the class; else this very object."""
+        return self
+
+
+class AsyncCachedMany(_Base[P, Coroutine[Any, Any, T]], Generic[P, T]):
+    """A cached async function that reads many rows at once. It is a coroutine function. See `CachedMany`."""
+
+    def keys(self, /, *args: P.args, **kwargs: P.kwargs) -> list[str]:
+        """See `CachedMany.keys`."""
+        return self._function.texts((*bound_to(self), *args), kwargs)
+
+    async def invalidate(self, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """See `CachedMany.invalidate`. Cancelling the caller does not stop the delivery."""
+        await self._function.ainvalidate(*bound_to(self), *args, **kwargs)
+
+    async def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """See `CachedMany.refresh`."""
+        await self.invalidate(*args, **kwargs)
+        return await self(*args, **kwargs)
+
+    @overload
+    def __get__(  # type: ignore[misc]  # as above
+        self: Callable[Concatenate[type[S], Q], Coroutine[Any, Any, T]], instance: None, owner: type[S], /
+    ) -> AsyncCachedMany[Q, T]: ...
+    @overload
+    def __get__(self, instance: None, owner: type, /) -> AsyncCachedMany[P, T]: ...
+    @overload
+    def __get__(
+        self: Callable[Concatenate[S, Q], Coroutine[Any, Any, T]], instance: S, owner: type | None = None, /
+    ) -> AsyncCachedMany[Q, T]: ...
+    @overload
+    def __get__(  # type: ignore[misc]  # as above
+        self: Callable[Concatenate[type[S], Q], Coroutine[Any, Any, T]], instance: S, owner: type | None = None, /
+    ) -> AsyncCachedMany[Q, T]: ...
+    @overload
+    def __get__(self, instance: object, owner: type | None = None, /) -> AsyncCachedMany[P, T]: ...
+    def __get__(self, instance: Any, owner: type | None = None, /) -> Any:
+        """The form bound to an instance, or of a classmethod to the class; else this very object."""
+        return self
+
+
 def _bound(kind: type[Any], form: Any, instance: Any) -> Any:
     bound = kind(form.func, instance)
     bound.__dict__ = form.__dict__  # its documentation, and what users have put there
     return bound
 
 
-class _Method(Cached[P, R]):
-    """As it stands in a class."""
+def _in_classes(form: type[Any]) -> dict[Kind, type[Any]]:
+    """A form as it stands in a class, for each kind of method."""
 
-    def __get__(self, instance: Any, owner: type | None = None, /) -> Any:
-        return self if instance is None else _bound(Cached, self, instance)
+    def of_instance(self: Any, instance: Any, owner: type | None = None, /) -> Any:
+        return self if instance is None else _bound(form, self, instance)
 
+    def of_class(self: Any, instance: Any, owner: type | None = None, /) -> Any:
+        return _bound(form, self, type(instance) if owner is None else owner)
 
-class _ClassMethod(Cached[P, R]):
-    def __get__(self, instance: Any, owner: type | None = None, /) -> Any:
-        return _bound(Cached, self, type(instance) if owner is None else owner)
-
-
-class _AsyncMethod(AsyncCached[P, T]):
-    def __get__(self, instance: Any, owner: type | None = None, /) -> Any:
-        return self if instance is None else _bound(AsyncCached, self, instance)
-
-
-class _AsyncClassMethod(AsyncCached[P, T]):
-    def __get__(self, instance: Any, owner: type | None = None, /) -> Any:
-        return _bound(AsyncCached, self, type(instance) if owner is None else owner)
+    return {
+        "function": type(form.__name__, (form,), {"__get__": of_instance, "on_instances": True}),
+        "classmethod": type(form.__name__, (form,), {"__get__": of_class}),
+        "staticmethod": form,
+    }
 
 
-VERBS = ("key", "invalidate", "refresh", "peek", "set", "warm", "cache_info")
-
-_FORMS: dict[Kind, tuple[type[Any], type[Any]]] = {
-    "function": (_Method, _AsyncMethod),
-    "classmethod": (_ClassMethod, _AsyncClassMethod),
-    "staticmethod": (Cached, AsyncCached),
-}
+_FORMS = {form: _in_classes(form) for form in (Cached, AsyncCached, CachedMany, AsyncCachedMany)}
 
 
 def wrap(function: Function, call: Callable[..., Any], kind: Kind) -> Any:
     """The decorated form of `function`, whose calls run `call`."""
     coroutine = inspect.iscoroutinefunction(call)
+    plain: Any = CachedMany if function.many else Cached
+    form: Any = (AsyncCachedMany if function.many else AsyncCached) if coroutine else plain
     fn, of_call = function.fn, call.__dict__
     for name in functools.WRAPPER_ASSIGNMENTS:
         if hasattr(fn, name):
@@ -295,12 +366,12 @@ def wrap(function: Function, call: Callable[..., Any], kind: Kind) -> Any:
     of_call.update(getattr(fn, "__dict__", {}))
     of_call["_function"] = function
     if kind != "function" or _in_class(function):
-        form = _FORMS[kind][coroutine](call)
-        form.__dict__.update({"__doc__": call.__doc__, "__module__": call.__module__})  # which classes have as well
-        return form
+        made = _FORMS[form][kind](call)
+        made.__dict__.update({"__doc__": call.__doc__, "__module__": call.__module__})  # which classes have as well
+        return made
     of_call["__wrapped__"] = fn
-    for verb in VERBS:
-        of_call[verb] = types.MethodType(getattr(AsyncCached if coroutine else Cached, verb), call)
+    verbs = ("key", "keys", "invalidate", "refresh", "peek", "set", "warm", "cache_info")
+    of_call.update({verb: types.MethodType(getattr(form, verb), call) for verb in verbs if hasattr(form, verb)})
     return call
 
 
