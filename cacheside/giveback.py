@@ -5,7 +5,7 @@ A lease won by a caller that has gone would make all others wait until it expire
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ from .flight import running_loop
 
 if TYPE_CHECKING:
     import asyncio
+
+    from .backends.beyond import AsyncBatching
 
 GIVING_BACK = 0.1  # seconds that a cancelled caller waits at most until the lease it had is released
 
@@ -38,6 +40,29 @@ async def _give_back(backend: AsyncBackend, key: str, task: asyncio.Task[Any]) -
     await asyncio.wait([task])
     if not task.cancelled() and task.exception() is None and isinstance(task.result(), Leased):
         await release(backend, key, task.result().token)
+
+
+async def leases_or_give_back(backend: AsyncBatching, keys: Sequence[str], asked: Coroutine[Any, Any, Any]) -> Any:
+    """The same for the lookup of many keys, whose answers come first in `asked`'s."""
+    import asyncio
+
+    task = asyncio.ensure_future(asked)
+    try:
+        return await asyncio.shield(task)
+    except (asyncio.CancelledError, GeneratorExit) as error:
+        await given_back(_give_all_back(backend, keys, task), isinstance(error, GeneratorExit))
+        raise
+
+
+async def _give_all_back(backend: AsyncBatching, keys: Sequence[str], task: asyncio.Task[Any]) -> None:
+    import asyncio
+
+    await asyncio.wait([task])
+    if not task.cancelled() and task.exception() is None:
+        won = [(key, found.token) for key, found in zip(keys, task.result(), strict=False) if isinstance(found, Leased)]
+        if won:
+            with suppress(Exception):
+                await backend.release_many(won)
 
 
 async def release(backend: AsyncBackend, key: str, token: Any) -> None:
