@@ -10,12 +10,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from .backends.base import AsyncBackend, Leased
-from .backends.beyond import AsyncBatching
 from .flight import running_loop
 
 if TYPE_CHECKING:
     import asyncio
     from contextvars import Context
+
+    from .backends.beyond import AsyncBatching
 
 GIVING_BACK = 0.1  # seconds that a cancelled caller waits at most until the lease it had is released
 

@@ -10,7 +10,7 @@ from adapter import COLOURS, Adapter
 from memcached_tools import Open, opener, say
 from servers import HOST, MemcachedServer
 
-from cacheside.backends.base import Busy, Hit, Leased
+from cacheside.backends.base import Busy, Hit, Leased, Stale
 from cacheside.backends.memcached.wire import wire_key
 from cacheside.errors import InvalidKeyError, NotCacheableError
 
@@ -234,14 +234,15 @@ def test_replace_of_nothing(cache: Adapter, namespace: str) -> None:
     assert type(cache.lookup(namespace, 10)) is Leased
 
 
-def test_stale_mark_hides_the_value(cache: Adapter, memcached_server: MemcachedServer, namespace: str) -> None:
-    """A value that a later version marked stale has been invalidated: it is never shown."""
+def test_stale_mark_is_no_hit(cache: Adapter, memcached_server: MemcachedServer, namespace: str) -> None:
+    """A value that was marked stale has been invalidated: it is never a hit."""
     cache.store(namespace, b"stale")
     assert say(memcached_server, b"md %b I\r\n" % namespace.encode()) == b"HD\r\n"
     for _ in range(2):  # the first lookup after the mark gets W, the others Z
-        hit = cache.lookup(namespace, 10)
-        assert hit.stored == b""
-    assert type(cache.replace(namespace, hit.seen, 10)) is Leased
+        found = cache.lookup(namespace, 10)
+        assert type(found) is Stale
+        assert found.stored == b"stale"
+    assert type(cache.replace(namespace, found.seen, 10)) is Leased
 
 
 def test_lease_without_end_is_none(cache: Adapter, memcached_server: MemcachedServer, namespace: str) -> None:

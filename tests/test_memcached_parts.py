@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cacheside.backends.base import AsyncBackend, Backend, Size
+from cacheside.backends.beyond import AsyncBatching, AsyncClaiming, Batching, Claiming
 from cacheside.backends.memcached import MemcachedBackend
 from cacheside.backends.memcached.replies import Inbox
 from cacheside.backends.memcached.ring import Ring
@@ -25,8 +26,12 @@ def test_meets_the_protocol() -> None:
     backend = MemcachedBackend(["a", "b:1", "[::1]", "/tmp/mc.sock"])
     assert isinstance(backend, Backend)
     assert isinstance(backend.aio, AsyncBackend)
+    assert isinstance(backend, Claiming)
+    assert isinstance(backend, Batching)
+    assert isinstance(backend.aio, AsyncClaiming)
+    assert isinstance(backend.aio, AsyncBatching)
     assert backend.aio is backend.aio
-    assert backend.capabilities == backend.aio.capabilities == {"whole_seconds", "stores"}
+    assert backend.capabilities == backend.aio.capabilities == {"whole_seconds", "stores", "claims", "batches"}
     assert backend.size() == Size(None, None)
     for text in (repr(backend), repr(backend.aio)):
         assert "['a:11211', 'b:1', '[::1]:11211', '/tmp/mc.sock']" in text
@@ -35,7 +40,8 @@ def test_meets_the_protocol() -> None:
 def test_colours_do_not_drift() -> None:
     """Both colours have the protocol's methods, with its parameters."""
     backend = MemcachedBackend(["a"])
-    for protocol, ours in ((Backend, backend), (AsyncBackend, backend.aio)):
+    plain, awaitable = (Backend, Claiming, Batching), (AsyncBackend, AsyncClaiming, AsyncBatching)
+    for protocol, ours in [(one, backend) for one in plain] + [(one, backend.aio) for one in awaitable]:
         for name, method in inspect.getmembers(protocol, inspect.isfunction):
             if not name.startswith("_"):
                 expected = list(inspect.signature(method).parameters)[1:]

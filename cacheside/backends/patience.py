@@ -26,9 +26,16 @@ class Patience:
         self._timeout = asyncio.timeout(None)
         self._handle: asyncio.Handle | None = None
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> Patience:
         await self._timeout.__aenter__()
         if self._seconds is not None:
+            self._handle = asyncio.get_running_loop().call_later(self._seconds, self._late, self.TURNS)
+        return self
+
+    def renew(self) -> None:
+        """Something has arrived: the time begins anew."""
+        if self._handle is not None and self._seconds is not None:
+            self._handle.cancel()
             self._handle = asyncio.get_running_loop().call_later(self._seconds, self._late, self.TURNS)
 
     async def __aexit__(

@@ -13,7 +13,7 @@ import pytest
 
 from cacheside import drivers
 from cacheside.backends.base import Hit, Leased
-from cacheside.backends.memcached import changes, protocol
+from cacheside.backends.memcached import changes, fills
 from cacheside.backends.memcached import wire as memcached_wire
 from cacheside.backends.memory import MemoryBackend
 from cacheside.backends.redis import commands, scripts
@@ -218,9 +218,9 @@ def _only_me_memcached(patch: Patch) -> None:
             return False
         return (yield from real(known, key, memcached_wire.Cas(item.cas, sent, key), stored, ttl))
 
-    real = protocol._fill
+    real = fills.fill
     patch.setattr(changes.Guarding, "settle", settle)
-    patch.setattr(protocol, "_fill", update)
+    patch.setattr(fills, "fill", update)
 
 
 # ---- the same token sent again

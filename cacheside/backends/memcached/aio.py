@@ -8,21 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar, cast
-from weakref import WeakKeyDictionary
 
 from ...errors import CachesideError, CacheUnavailable, NotCacheableError
-from .. import base
 from ..patience import LOOP_SLACK, Patience
 from ..pool import GONE, OPEN, PATIENCE, Pool, Verdict, Waiter
 from . import wire
-from .changes import Change, Failures, Guarding, Invalidation, Release
+from .both_ways import AT_ONCE, BothWays
 from .known import Known
-from .protocol import Protocol, Task
 from .replies import Inbox, Reply
 from .ring import Server
 
@@ -40,12 +35,33 @@ class Connection:
         """Send `data` and return the `count` replies to it. After any exception the connection is of no use."""
         loop = asyncio.get_running_loop()
         inbox = Inbox(count)
-        async with Patience(timeout):
+        async with Patience(timeout) as patience:
+            if count > 1 and len(data) > AT_ONCE:
+                with contextlib.suppress(NotImplementedError):  # of a loop that cannot: then it sends all first
+                    return await self._both_ways(BothWays(data, count), patience)
             await loop.sock_sendall(self._sock, data)
             await asyncio.sleep(0)  # a near server answers at once: without this, hit after hit would hold up the loop
             while not inbox.feed(await loop.sock_recv(self._sock, 65536)):
-                pass
+                if count > 1:  # the whole may take its time, if only it goes on
+                    patience.renew()
+                    await asyncio.sleep(0)
         return inbox.replies
+
+    async def _both_ways(self, exchange: BothWays, patience: Patience) -> list[Reply]:
+        loop = asyncio.get_running_loop()
+        while True:
+            ready: asyncio.Future[None] = loop.create_future()
+            loop.add_reader(self._sock, _set, ready)
+            if exchange.sending:
+                loop.add_writer(self._sock, _set, ready)
+            try:
+                await ready
+            finally:
+                loop.remove_reader(self._sock)
+                loop.remove_writer(self._sock)
+            if exchange.move(self._sock):
+                return exchange.replies
+            patience.renew()
 
     def close(self) -> None:
         """Close it; in a command only after that was cancelled."""
@@ -53,6 +69,11 @@ class Connection:
 
     def __del__(self) -> None:
         self.close()
+
+
+def _set(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
 
 
 async def _connect(server: Server) -> socket.socket:
@@ -88,7 +109,7 @@ async def _connect_to(family: int, address: Any) -> socket.socket:
 _Pool: TypeAlias = Pool[Connection, asyncio.Event]
 
 
-class _Node:
+class Node:
     """One server and the running loop's connections to it."""
 
     def __init__(self, server: Server, known: Known, timeout: float, limit: int, clock: Callable[[], int]) -> None:
@@ -100,18 +121,22 @@ class _Node:
         self._pool: _Pool = Pool(limit, asyncio.Event)
 
     async def carry_out(self, operation: wire.Operation[T]) -> T:
-        """Run the commands of `operation`, one after another; the first error ends it."""
-        result: Any = None
-        while True:
-            try:
-                command = operation.send(result)
-            except StopIteration as end:
-                return cast(T, end.value)
-            if isinstance(command, wire.Pause):
-                await asyncio.sleep(command.seconds)
-                result = None
-            else:
-                result = await self.run(command)
+        """Run the commands of `operation`, one after another. It is told of errors, and raises them as a rule."""
+        try:
+            command = operation.send(None)
+            while True:
+                if isinstance(command, wire.Pause):
+                    await asyncio.sleep(command.seconds)
+                    command = operation.send(None)
+                    continue
+                try:
+                    result = await self.run(command)
+                except CachesideError as error:
+                    command = operation.throw(error)
+                else:
+                    command = operation.send(result)
+        except StopIteration as end:
+            return cast(T, end.value)
 
     async def run(self, command: wire.Command[T]) -> T:
         """One exchange with the server."""
@@ -137,7 +162,7 @@ class _Node:
                 if not known.ended(error, pooled=not fresh, again=again):
                     raise
                 again = False
-                _close_all(pool.purge())
+                close_all(pool.purge())
                 continue
             known.answered()
             self._give(pool, connection)
@@ -146,11 +171,11 @@ class _Node:
     def close(self) -> None:
         """Close the connections: those in use as soon as they no longer are."""
         old, self._pool = self._pool, Pool(self._limit, asyncio.Event)
-        _close_all(old.retire())
+        close_all(old.retire())
 
     def abandon(self) -> None:
         """Close all connections, for their loop runs no more."""
-        _close_all(self._pool.forget())
+        close_all(self._pool.forget())
 
     async def _take(self, pool: _Pool, before: int | None) -> tuple[Connection | None, bool]:
         """A connection, and whether it is new; None if no connection may carry the command."""
@@ -200,119 +225,6 @@ class _Node:
             connection.close()
 
 
-def _close_all(connections: Sequence[Connection]) -> None:
+def close_all(connections: Sequence[Connection]) -> None:
     for connection in connections:
         connection.close()
-
-
-class AsyncMemcachedBackend:
-    """The same cache as a `MemcachedBackend`, which makes this object: its attribute `aio`.
-
-    Tasks may share it, and so may event loops: each has its own connections. A cancelled call closes the connection
-    that it used, for the answer is still on its way.
-    """
-
-    def __init__(self, protocol: Protocol, timeout: float, limit: int, clock: Callable[[], int]) -> None:
-        self._protocol = protocol
-        self._timeout = timeout
-        self._limit = limit
-        self._clock = clock
-        self._forget_loops()
-
-    @property
-    def capabilities(self) -> frozenset[base.Capability]:
-        """See `Backend.capabilities`."""
-        return wire.CAPABILITIES
-
-    async def lookup(self, key: str, lease: float) -> base.Answer:
-        """See `MemcachedBackend.lookup`."""
-        place, command = self._protocol.lookup(key, lease)
-        node = self._nodes()[place]
-        answer = await node.run(command)
-        if isinstance(answer, wire.Held):
-            return await node.carry_out(self._protocol.held(place, answer, lease))
-        return answer
-
-    async def replace(self, key: str, seen: Any, lease: float) -> base.Leased | base.Busy:
-        """See `MemcachedBackend.replace`."""
-        return await self._run(self._protocol.replace(key, seen, lease))
-
-    async def fill(self, key: str, token: Any, stored: Any, ttl: float | None) -> bool:
-        """See `MemcachedBackend.fill`."""
-        return await self._run(self._protocol.fill(key, token, stored, ttl))
-
-    async def release(self, key: str, token: Any) -> bool:
-        """See `MemcachedBackend.release`."""
-        return await self._run(self._protocol.release(key, token))
-
-    async def invalidate(self, keys: Sequence[str]) -> None:
-        """See `MemcachedBackend.invalidate`."""
-        await self._change([Invalidation(key) for key in keys])
-
-    async def guard(self, keys: Sequence[str], token: str, hold: float) -> Sequence[Any]:
-        """See `MemcachedBackend.guard`."""
-        changes = [Guarding(key, token, hold) for key in keys]
-        await self._change(changes)
-        return [change.proof for change in changes]
-
-    async def unguard(self, marks: Sequence[tuple[str, str]]) -> int:
-        """See `MemcachedBackend.unguard`."""
-        changes = [Release(key, token) for key, token in marks]
-        await self._change(changes)
-        return sum(change.lost for change in changes)
-
-    async def update(self, key: str, token: str, proof: Any, stored: Any, ttl: float | None) -> bool:
-        """See `MemcachedBackend.update`."""
-        return await self._run(self._protocol.update(key, proof, stored, ttl))
-
-    async def clear(self, prefix: str | None) -> None:
-        """See `MemcachedBackend.clear`."""
-        await self._run_all(self._protocol.clear(prefix))
-
-    async def close(self) -> None:
-        """Close the connections of the running loop. The next call opens new ones."""
-        for node in self._nodes():
-            node.close()
-
-    def __repr__(self) -> str:
-        return f"AsyncMemcachedBackend({self._protocol.names!r}, timeout={self._timeout:g})"
-
-    async def _run(self, task: Task[T]) -> T:
-        place, operation = task
-        return await self._nodes()[place].carry_out(operation)
-
-    async def _change(self, changes: Sequence[Change]) -> None:
-        await self._run_all(self._protocol.change(changes), changes)
-
-    async def _run_all(self, tasks: Sequence[Task[None]], changes: Sequence[Change] = ()) -> None:
-        """Carry out all of it, then raise the first error if there was one."""
-        failures = Failures()
-        for task in tasks:
-            try:
-                await self._run(task)
-            except CachesideError as error:
-                failures.add(error)
-        failures.check(changes)
-
-    def _nodes(self) -> tuple[_Node, ...]:
-        """The running loop's nodes. Those of loops that were closed are given up."""
-        if self._pid != os.getpid():
-            self._forget_loops()  # what was the parent's is closed here as it is collected: see Connection.__del__
-        loop = asyncio.get_running_loop()
-        nodes = self._loops.get(loop)
-        if nodes is None:
-            with self._lock:
-                for other in [other for other in self._loops if other.is_closed()]:
-                    for node in self._loops.pop(other):
-                        node.abandon()
-                nodes = tuple(
-                    _Node(server, known, self._timeout, self._limit, self._clock)
-                    for server, known in zip(self._protocol.ring.servers, self._protocol.known, strict=True)
-                )
-                self._loops[loop] = nodes
-        return nodes
-
-    def _forget_loops(self) -> None:
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[_Node, ...]] = WeakKeyDictionary()

@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 from ... import forks
-from ...errors import CachesideError, ConfigurationError
-from .. import base
+from ...errors import CachesideError, CacheUnavailable, ConfigurationError, NotCacheableError
+from .. import base, beyond
 from . import wire
-from .changes import Change, Failures, Guarding, Invalidation, Release
+from .batches import Batch
+from .changes import Change, Failures, Guarding, Invalidation, Marking, Release
 from .protocol import Protocol, Task
 from .ring import Ring, parse_url
 from .sync import Node
@@ -83,7 +84,8 @@ class MemcachedBackend:
         """The same cache for async functions."""
         made = self.__dict__.get("_aio")
         if made is None:
-            from .aio import AsyncMemcachedBackend  # asyncio is slow to import, and plain functions do not need it
+            # asyncio is slow to import, and plain functions do not need it
+            from .aio_backend import AsyncMemcachedBackend
 
             made = AsyncMemcachedBackend(self._protocol, self._timeout, self._limit, self._clock)
             made = self.__dict__.setdefault("_aio", made)  # one step: threads that come together get the same one
@@ -149,6 +151,43 @@ class MemcachedBackend:
         """See `Backend.update`. One round trip; none if the mark was not alone from the start."""
         return self._run(self._protocol.update(key, proof, stored, ttl))
 
+    def claim(self, key: str, seen: Any, lease: float) -> base.Leased | base.Busy:
+        """See `Claiming.claim`. One round trip, never sent twice. The claim stands up to two seconds longer."""
+        return self._run(self._protocol.claim(key, seen, lease))
+
+    def mark_stale(self, keys: Sequence[str], grace: float) -> None:
+        """See `Claiming.mark_stale`. Round trips as `invalidate`.
+
+        Args:
+            grace: servers count whole seconds: a value is gone up to two of them early, at once if it is less than one.
+        """
+        self._change([Marking(key, grace) for key in keys])
+
+    def lookup_many(
+        self, keys: Sequence[str], lease: float | None, tags: Sequence[str] = ()
+    ) -> tuple[Sequence[base.Answer | CacheUnavailable | None], Sequence[beyond.Version]]:
+        """See `Batching.lookup_many`. One round trip to each server; one more for each lease that is taken over."""
+        answers = self._run_batch(self._protocol.batches.lookup_many(keys, lease, tags))
+        return answers[: len(keys)], answers[len(keys) :]
+
+    def fill_many(
+        self, fills: Sequence[beyond.Fill], tags: Sequence[str] = ()
+    ) -> tuple[Sequence[bool | NotCacheableError | CacheUnavailable], Sequence[beyond.Version]]:
+        """See `Batching.fill_many`. One round trip to each server; one more, once, to learn how large an item may be.
+
+        All fills of one server are refused if no connection is left that may carry the oldest of their leases.
+        """
+        answers = self._run_batch(self._protocol.batches.fill_many(fills, tags))
+        return answers[: len(fills)], answers[len(fills) :]
+
+    def release_many(self, leases: Sequence[tuple[str, Any]]) -> Sequence[bool | CacheUnavailable]:
+        """See `Batching.release_many`. One round trip to each server."""
+        return self._run_batch(self._protocol.batches.release_many(leases))
+
+    def plant(self, tags: Sequence[str]) -> Sequence[beyond.Version]:
+        """See `Batching.plant`. One round trip to each server, more if something else stands there."""
+        return self._run_batch(self._protocol.batches.plant(tags))
+
     def clear(self, prefix: str | None) -> None:
         """Drop everything on all servers, other programs' entries included.
 
@@ -172,6 +211,11 @@ class MemcachedBackend:
     def _run(self, task: Task[T]) -> T:
         place, operation = task
         return self._nodes[place].carry_out(operation)
+
+    def _run_batch(self, batch: Batch) -> list[Any]:
+        for task in batch.tasks:
+            self._run(task)
+        return batch.answers
 
     def _change(self, changes: Sequence[Change]) -> None:
         self._run_all(self._protocol.change(changes), changes)

@@ -1,4 +1,4 @@
-"""What changes keys whatever they hold: invalidations, and the marks of guards. No I/O.
+"""What changes keys whatever they hold: invalidations, stale marks, and the marks of guards. No I/O.
 
 A change looks first: `mg` tells what the key holds and its CAS. Then it acts on just that, with `ms` or `md` on
 condition of the CAS; and looks again when somebody was faster (`EX`, `NS`) or no connection may carry the CAS. So a
@@ -8,6 +8,7 @@ the same two round trips.
 
 from __future__ import annotations
 
+import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -25,11 +26,16 @@ VALUES_BATCH = 100  # the same when answers have values in them
 
 
 class Item(NamedTuple):
-    """What a key holds. `marker` is its guard; `unread`: it is one, but the value was not asked for."""
+    """What a key holds. `marker` is its guard; `unread`: it is one, but the value was not asked for.
+
+    `lease`: it is one, as far as that was asked for. `left`: seconds that it will live, -1: for ever.
+    """
 
     cas: int
     marker: Marker | None
     unread: bool
+    lease: bool = False
+    left: int = -1
 
 
 class Change(ABC):
@@ -87,6 +93,29 @@ class Invalidation(Change):
     def settle(self, code: bytes, cas: wire.Cas | None) -> bool:
         """`NF`: it is gone since, so there is nothing to invalidate."""
         return code in (b"HD", b"NF")
+
+
+class Marking(Invalidation):
+    """See `Claiming.mark_stale`.
+
+    A `T` counts from the tick in which it arrives, so it is sent only where it shortens, and an item that has no more
+    than `grace` left keeps its end: to send back the seconds just read would give it one more at every mark.
+    """
+
+    def __init__(self, key: str, grace: float) -> None:
+        super().__init__(key)
+        self._seconds = math.floor(min(grace, wire.RELATIVE_LIMIT))  # not `whole_seconds`: never longer
+
+    def look(self) -> bytes:
+        """The size is asked for as well: it tells an empty item from a value that is not read."""
+        return super().look() if self.asks_value else b"mg %b c f s t\r\n" % self.wire_key
+
+    def delete(self, item: Item) -> bytes:
+        """What is no guard is marked, if it is a value and there is a second at least for which to keep it."""
+        if item.marker is not None or item.lease or self._seconds < 1 or item.left == 0:
+            return super().delete(item)
+        shorten = b" T%d" % self._seconds if item.left < 0 or item.left > self._seconds else b""
+        return b"md %b I C%d%b\r\n" % (self.wire_key, item.cas, shorten)
 
 
 class Guarding(Change):
@@ -206,7 +235,9 @@ def _item(reply: Reply, name: str) -> Item | None:
         raise wire.refusal(reply.line, name)
     cas, ttl, marked = wire.cas_number(flags, name), wire.seconds_left(flags), flags.get(b"f") == GUARD_FLAG
     marker = decode(reply.value, ttl) if marked and code == b"VA" else None
-    return Item(cas, marker, marked and code == b"HD")
+    empty = not reply.value if code == b"VA" else flags.get(b"s") == b"0"
+    lease = empty and b"X" not in flags and ttl >= 0 and (b"Z" in flags or flags.get(b"f") == wire.LEASE_FLAG)
+    return Item(cas, marker, marked and code == b"HD", lease, ttl)
 
 
 def _act(acting: Sequence[tuple[Change, bytes]], sent: int) -> wire.Command[None]:

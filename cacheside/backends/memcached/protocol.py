@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import TypeAlias, TypeVar
 
 from ..base import Answer, Busy, Leased
-from . import changes, wire
+from . import batches, changes, claims, fills, wire
+from .batches import Batches
 from .changes import Change
-from .known import ALWAYS_FITS, OVERHEAD, Known
+from .claims import Claim
+from .known import Known
 from .ring import Ring
 from .wire import Cas, Operation
 
@@ -32,6 +34,7 @@ class Protocol:
         self._several = len(self.names) > 1
         self._lease = 0.0, 0  # the last one, and as the servers take it
         self.known: tuple[Known, ...] = tuple(Known(name, timeout) for name in self.names)
+        self.batches: Batches = Batches(ring, self.known, self.held)
 
     def lookup(self, key: str, lease: float) -> tuple[int, wire.Command[Answer | wire.Held]]:
         """See `Backend.lookup`: the place of the server, and its first command. All there is to it, but for `Held`."""
@@ -61,20 +64,25 @@ class Protocol:
         place, name = self._find(key)
         return place, _single(wire.replace(name, seen, lease))
 
-    def fill(self, key: str, token: Cas, stored: bytes, ttl: float | None) -> Task[bool]:
+    def claim(self, key: str, seen: Cas, lease: float) -> Task[Leased | Busy]:
+        """See `Claiming.claim`: on the server that has `key`, whatever the ring says of the side item's own name."""
+        place, name = self._find(key)
+        return place, _single(claims.claim(name, seen, lease))
+
+    def fill(self, key: str, token: Cas | Claim, stored: bytes, ttl: float | None) -> Task[bool]:
         """See `Backend.fill`."""
         place, name = self._find(key)
-        return place, _fill(self.known[place], name, token, stored, ttl)
+        return place, fills.fill(self.known[place], name, token, stored, ttl)
 
     def update(self, key: str, proof: Cas | None, stored: bytes, ttl: float | None) -> Task[bool]:
         """See `Backend.update`. The proof is the CAS of an untouched marker: whoever touches it changes that."""
         place, name = self._find(key)
-        return place, _fill(self.known[place], name, proof, stored, ttl)
+        return place, fills.fill(self.known[place], name, proof, stored, ttl)
 
-    def release(self, key: str, token: Cas) -> Task[bool]:
+    def release(self, key: str, token: Cas | Claim) -> Task[bool]:
         """See `Backend.release`."""
         place, name = self._find(key)
-        return place, _single(wire.release(name, token))
+        return place, _single(batches.release(name, token))
 
     def change(self, work: Sequence[Change]) -> list[Task[None]]:
         """Changes of one kind, for all servers that they are for."""
@@ -96,24 +104,3 @@ class Protocol:
 def _single(command: wire.Command[T]) -> Operation[T]:
     answer: T = yield command
     return answer
-
-
-def _fill(known: Known, key: bytes, token: Cas | None, stored: bytes, ttl: float | None) -> Operation[bool]:
-    """Fill, unless it is known beforehand that it does not fit.
-
-    A server that is sent too large an item deletes what is there *whatever its CAS*: a late fill, its lease long lost,
-    would erase a guard. So none is sent. What is left of this race: a server that cannot find memory for an item ("out
-    of memory storing object", as with its option -M) does the same, and a server that was restarted with a smaller -I,
-    until a connection turns out to be closed. The guard's writer then finds its mark lost, and invalidates.
-    """
-    if token is None:
-        return False
-    if len(stored) > ALWAYS_FITS:
-        limit = known.limit
-        if not limit:
-            limit = yield wire.limit()
-            known.limit = limit
-        if len(stored) + OVERHEAD > limit:
-            raise wire.too_large(len(stored), known.name)
-    accepted: bool = yield wire.fill(key, token, stored, ttl)
-    return accepted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import selectors
 import socket
 import threading
 import time
@@ -10,12 +11,13 @@ from typing import Any, TypeAlias, TypeVar, cast
 
 from pymemcache.client.base import Client  # type: ignore[import-untyped]  # pymemcache ships no types
 
-from ...errors import CacheUnavailable, NotCacheableError
+from ...errors import CachesideError, CacheUnavailable, NotCacheableError
 from .. import sockets
 from ..pool import GONE, OPEN, PATIENCE, Pool, Verdict, Waiter
 from . import wire
+from .both_ways import AT_ONCE, BothWays
 from .known import Known
-from .replies import Inbox
+from .replies import Inbox, Reply
 from .ring import Server
 
 T = TypeVar("T")
@@ -62,6 +64,8 @@ class _Connection(Client):  # type: ignore[misc]  # the base is untyped
         """Send a command, and return its result. After most exceptions the connection is of no use."""
         sock: Any = self.sock
         try:
+            if command.replies > 1 and len(command.data) > AT_ONCE:
+                return command.decide(self._both_ways(sock, command), sent, name)
             sock.sendall(command.data)
             received = sock.recv(RECEIVED)
             if command.looks_up and (hit := wire.hit(command.looks_up, received, sent)) is not None:
@@ -72,6 +76,22 @@ class _Connection(Client):  # type: ignore[misc]  # the base is untyped
         except BlockingIOError as error:
             raise TimeoutError("timed out") from error
         return command.decide(inbox.replies, sent, name)
+
+    def _both_ways(self, sock: socket.socket, command: wire.Command[Any]) -> list[Reply]:
+        exchange = BothWays(command.data, command.replies)
+        waiting = sock.gettimeout()
+        sock.setblocking(False)
+        with selectors.DefaultSelector() as selector:
+            selector.register(sock, selectors.EVENT_READ | selectors.EVENT_WRITE)
+            while True:
+                if not selector.select(self._patience):
+                    raise TimeoutError("timed out")
+                if exchange.move(sock):
+                    break
+                if not exchange.sending:
+                    selector.modify(sock, selectors.EVENT_READ)
+        sock.settimeout(waiting)
+        return exchange.replies
 
     def __del__(self) -> None:
         self.close()
@@ -93,18 +113,22 @@ class Node:
         self._pool: _Pool = Pool(limit, threading.Event)
 
     def carry_out(self, operation: wire.Operation[T]) -> T:
-        """Run the commands of `operation`, one after another; the first error ends it."""
-        result: Any = None
-        while True:
-            try:
-                command = operation.send(result)
-            except StopIteration as end:
-                return cast(T, end.value)
-            if isinstance(command, wire.Pause):
-                time.sleep(command.seconds)
-                result = None
-            else:
-                result = self.run(command)
+        """Run the commands of `operation`, one after another. It is told of errors, and raises them as a rule."""
+        try:
+            command = operation.send(None)
+            while True:
+                if isinstance(command, wire.Pause):
+                    time.sleep(command.seconds)
+                    command = operation.send(None)
+                    continue
+                try:
+                    result = self.run(command)
+                except CachesideError as error:
+                    command = operation.throw(error)
+                else:
+                    command = operation.send(result)
+        except StopIteration as end:
+            return cast(T, end.value)
 
     def run(self, command: wire.Command[T]) -> T:
         """One exchange with the server."""

@@ -14,8 +14,8 @@ What an item is: one that `mg` planted is empty and carries `Z` for all but its 
 empty and has our flag for leases; a guard has a flag too (see `marker.py`). A lease always ends, so an item without an
 expiry is none. All else is a *hit*, with the bytes found: whether they are a value of ours is for the envelope to
 judge, and what is not is replaced. So an empty item of another client is never taken for a lease, which would keep the
-key from being cached. An item marked stale (`X`; nothing here does that, a later version may) shows empty, for its
-value has been invalidated.
+key from being cached. An item marked stale (`X`, see `changes.Marking`) is `Stale`, whatever else it shows: its `W`,
+which the server gives to the first who sees it, is of no use here, for `claims.py` says who may refresh it.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from hashlib import blake2b
 from typing import Any, Generic, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 from ...errors import CacheUnavailable, ConfigurationError, InvalidKeyError, NotCacheableError
-from ..base import Answer, Busy, Capability, Guarded, Hit, Leased, new
+from ..base import Answer, Busy, Capability, Guarded, Hit, Leased, Stale, new
 from .marker import GUARD_FLAG, decode
 from .replies import Reply, number, parse
 
 T = TypeVar("T")
 
-CAPABILITIES: frozenset[Capability] = frozenset({"whole_seconds", "stores"})
+CAPABILITIES: frozenset[Capability] = frozenset({"whole_seconds", "stores", "claims", "batches"})
 MAX_KEY = 250  # bytes
 _USUAL_KEY = re.compile(r"[!-~]{1,249}\Z")
 VALUE_FLAG, LEASE_FLAG = b"197", b"198"  # client flags: 0xC5, 0xC6
@@ -93,7 +93,7 @@ class Pause(NamedTuple):
 
 
 Operation: TypeAlias = Generator[Command[Any] | Pause, Any, T]
-"""Commands to one server, one after another: each is sent the result of the one before. An error ends it."""
+"""Commands to one server, one after another: each is sent the result of the one before, or thrown its error."""
 
 
 def wire_key(key: str) -> bytes:
@@ -144,20 +144,32 @@ def hit(key: bytes, data: bytes, sent: int) -> Hit | None:
     return new(Hit, (data[start:-2], new(Cas, (int(found[2]), sent, key))))
 
 
+def peek(key: bytes) -> Command[Answer | None]:
+    """A lookup that plants nothing: None where there is nothing, or a lease."""
+    return Command(b"mg %b v c f t\r\n" % key, partial(_peeked, key), again=True)
+
+
+def _peeked(key: bytes, replies: Sequence[Reply], sent: int, name: str) -> Answer | None:
+    found = None if replies[0].line == b"EN" else _looked_up(key, replies, sent, name)
+    return None if isinstance(found, Held) else found
+
+
 def _looked_up(key: bytes, replies: Sequence[Reply], sent: int, name: str) -> Answer | Held:
     line, value = replies[0]
     code, flags = parse(line)
     if code != b"VA":
         _refuse(line, name)
     cas, ttl = Cas(cas_number(flags, name), sent, key), seconds_left(flags)
+    if value and flags.get(b"f") == GUARD_FLAG and decode(value, ttl) is not None:
+        return Guarded()
+    if b"X" in flags:
+        return Stale(value, cas)
     if not value:
         if b"W" in flags:
             return Leased(cas)
         if (b"Z" in flags or flags.get(b"f") == LEASE_FLAG) and ttl >= 0:
             return Held(cas)
-    elif flags.get(b"f") == GUARD_FLAG and decode(value, ttl) is not None:
-        return Guarded()
-    return Hit(b"" if b"X" in flags else value, cas)
+    return Hit(value, cas)
 
 
 def replace(key: bytes, seen: Cas, lease: float) -> Command[Leased | Busy]:
