@@ -17,8 +17,10 @@ from redis_tools import play
 from servers import HOST
 
 from cacheside.backends import create
-from cacheside.backends.base import Busy, Guarded, Hit, Leased
+from cacheside.backends.base import Busy, Guarded, Hit, Leased, Stale
+from cacheside.backends.beyond import Fill
 from cacheside.backends.memcached import changes
+from cacheside.backends.memcached.claims import Claim
 from cacheside.backends.memcached.replies import GarbledReply, Inbox
 from cacheside.backends.memcached.wire import Cas
 from cacheside.backends.redis.wire import Protocol
@@ -78,6 +80,12 @@ VERBS: dict[str, dict[str, tuple[Any, ...]]] = {
         "unguard": ([("k", TOKEN)],),
         "update": ("k", TOKEN, Cas(7, 10**9, b"k"), b"value", 60),
         "clear": (None,),
+        "claim": ("k", Cas(7, 10**9, b"k"), 10),
+        "mark_stale": (["k", "l"], 10),
+        "lookup_many": (["k", "l"], 10, ["t"]),
+        "fill_many": ([Fill("k", Cas(7, 10**9, b"k"), b"value", 60), Fill("l", Cas(8, 10**9, b"l"), b"v", 60)], ["t"]),
+        "release_many": ([("k", Cas(7, 10**9, b"k")), ("l", Claim(Cas(8, 10**9, b"l"), Cas(9, 10**9, b"side")))],),
+        "plant": (["t", "u"],),
     },
     "redis": {
         "lookup": ("k", 10),
@@ -112,13 +120,18 @@ def test_any_answer(
             adapter.end()
         if got is not None:
             kinds: dict[str, Any] = {
-                "lookup": (Hit, Leased, Busy, Guarded),
+                "lookup": (Hit, Stale, Leased, Busy, Guarded),
                 "replace": (Leased, Busy),
+                "claim": (Leased, Busy),
+                "lookup_many": tuple,
+                "fill_many": tuple,
+                "release_many": list,
+                "plant": list,
                 "guard": (list, tuple),
                 "unguard": int,
             }
             assert isinstance(got, kinds.get(verb, bool))
-        if isinstance(got, Hit):
+        if isinstance(got, (Hit, Stale)):
             assert type(got.stored) is bytes
 
     for verb in VERBS[scheme]:
