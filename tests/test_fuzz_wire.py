@@ -18,7 +18,12 @@ from servers import HOST
 
 from cacheside.backends import create
 from cacheside.backends.base import Busy, Guarded, Hit, Leased, Stale
+<<<<<<< HEAD
+=======
+from cacheside.backends.beyond import Fill
+>>>>>>> h-memcached
 from cacheside.backends.memcached import changes
+from cacheside.backends.memcached.claims import Claim
 from cacheside.backends.memcached.replies import GarbledReply, Inbox
 from cacheside.backends.memcached.wire import Cas
 from cacheside.backends.redis.wire import Protocol
@@ -78,6 +83,12 @@ VERBS: dict[str, dict[str, tuple[Any, ...]]] = {
         "unguard": ([("k", TOKEN)],),
         "update": ("k", TOKEN, Cas(7, 10**9, b"k"), b"value", 60),
         "clear": (None,),
+        "claim": ("k", Cas(7, 10**9, b"k"), 10),
+        "mark_stale": (["k", "l"], 10),
+        "lookup_many": (["k", "l"], 10, ["t"]),
+        "fill_many": ([Fill("k", Cas(7, 10**9, b"k"), b"value", 60), Fill("l", Cas(8, 10**9, b"l"), b"v", 60)], ["t"]),
+        "release_many": ([("k", Cas(7, 10**9, b"k")), ("l", Claim(Cas(8, 10**9, b"l"), Cas(9, 10**9, b"side")))],),
+        "plant": (["t", "u"],),
     },
     "redis": {
         "lookup": ("k", 10),
