@@ -18,10 +18,7 @@ from servers import HOST
 
 from cacheside.backends import create
 from cacheside.backends.base import Busy, Guarded, Hit, Leased, Stale
-<<<<<<< HEAD
-=======
 from cacheside.backends.beyond import Fill
->>>>>>> h-memcached
 from cacheside.backends.memcached import changes
 from cacheside.backends.memcached.claims import Claim
 from cacheside.backends.memcached.replies import GarbledReply, Inbox

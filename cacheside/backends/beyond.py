@@ -37,6 +37,7 @@ class Claiming(Protocol):
 
         `Busy`: another has it, or the key does not hold that very entry any more. One round trip. `fill` under the
         claim's token puts a fresh value in place of the entry; `release` makes the entry free to be claimed again.
+        A claim may outlive its entry, if that expires or is evicted: `fill` then may be accepted or not.
         """
         ...
 
@@ -45,7 +46,8 @@ class Claiming(Protocol):
 
         Leases and claims are lost, guards are touched, as in `invalidate`. The time that a value has left is shortened
         to `grace`, never lengthened: however often it is marked, it is gone `grace` seconds after the first time. A
-        server that counts whole seconds may keep it for less, down to not at all, never for longer.
+        server that counts whole seconds may keep it for less, down to not at all, never for longer. The version of a
+        tag is dropped.
 
         Raises:
             CacheUnavailable: as `invalidate`.
@@ -71,6 +73,7 @@ class Batching(Protocol):
         """`lookup` of each of `keys`, and the version of each of `tags`. One round trip to each server.
 
         Args:
+            keys: all different.
             lease: None: no lease is wanted, and where there is nothing, or another's lease, the answer is None.
         """
         ...
@@ -78,7 +81,10 @@ class Batching(Protocol):
     def fill_many(
         self, fills: Sequence[Fill], tags: Sequence[str] = ()
     ) -> tuple[Sequence[bool | NotCacheableError | CacheUnavailable], Sequence[Version]]:
-        """`fill` of each of `fills`, and the version of each of `tags`, as they are now. One round trip."""
+        """`fill` of each of `fills`, and the version of each of `tags`, as they are now. One round trip.
+
+        Now: read after this call began; not after the fills, if they are on other servers.
+        """
         ...
 
     def release_many(self, leases: Sequence[tuple[str, Any]]) -> Sequence[bool | CacheUnavailable]:
@@ -86,7 +92,10 @@ class Batching(Protocol):
         ...
 
     def plant(self, tags: Sequence[str]) -> Sequence[Version]:
-        """The version of each of `tags`; those that have none get one, kept for 29 days."""
+        """The version of each of `tags`; those that have none get one, kept for 29 days.
+
+        None: others kept changing it. A mistake of configuration is told as a CacheUnavailable here as well.
+        """
         ...
 
 
@@ -95,7 +104,7 @@ class AsyncClaiming(Protocol):
     """`Claiming`, awaitable."""
 
     async def claim(self, key: str, seen: Any, lease: float) -> Leased | Busy:
-        """See `Claiming.claim`."""
+        """See `Claiming.claim`. What becomes of a claim that is won for a cancelled caller is seen to by the caller."""
         ...
 
     async def mark_stale(self, keys: Sequence[str], grace: float) -> None:
