@@ -161,7 +161,7 @@ class _Crew:
         numbers = sorted(loads)
         answer = yield LoadMany([loads[number] for number in numbers], numbers)
         for number in numbers:
-            self.go_on(number, answer if type(answer) is Raised else answer.get(number, ABSENT))
+            self.go_on(number, answer if isinstance(answer, Raised) else answer.get(number, ABSENT))
 
     def _wait(self) -> Steps:
         """All wait: until one of them is done, or has lost its patience."""

@@ -102,6 +102,7 @@ class Codec(Protocol):
 
     def examine(self, stored: Any) -> tuple[Outcome | Miss, Meta]:
         """The outcome, whatever its age and its tags, or why there is none; and its age and its tags."""
+        ...
 
     def share(self, outcome: Outcome) -> Outcome:
         """The outcome for a caller who did not load it."""
@@ -205,7 +206,7 @@ class LiveCodec:
 
     def __init__(self, version: str, copies: bool, clock: Callable[[], float] = monotonic, batch: bool = False) -> None:
         _header_text(version)  # memory stands in for a server, which would refuse it
-        self.identity = version + "\0many" * batch
+        self.identity: str = version + "\0many" * batch
         self.clock = clock
         self._version = version
         self._copies = copies
@@ -296,7 +297,7 @@ class WireCodec:
         self._serializer = serializer
         self._loads = serializer.loads
         self._now = now
-        self.clock = clock if now is None else now
+        self.clock: Callable[[], float] = clock if now is None else now
         self._batch = batch
         self._exceptions = {f"{cls.__module__}:{cls.__qualname__}": cls for cls in exceptions}
         names = _header_text(serializer.name) + _header_text(version)

@@ -16,8 +16,8 @@ class Ticket:
     __slots__ = ("_wakers", "done", "flight")
 
     def __init__(self, flight: Flight) -> None:
-        self.flight = flight
-        self.done = False
+        self.flight: Flight = flight
+        self.done: bool = False
         self._wakers: list[Callable[[], object]] = []
 
     def when_done(self, wake: Callable[[], object]) -> bool:
@@ -40,8 +40,8 @@ class Limiter:
     """
 
     def __init__(self, limit: int, patience: float | None) -> None:
-        self.limit = limit
-        self.patience = patience
+        self.limit: int = limit
+        self.patience: float | None = patience
         self.after_fork()
         forks.register(self)
 

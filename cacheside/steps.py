@@ -37,6 +37,7 @@ class Awaited(Protocol):
 
     def when_done(self, wake: Callable[[], object]) -> bool:
         """Have `wake` called, from whatever thread, at the end. False: it has ended, nothing will be called."""
+        ...
 
 
 class Wait(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any, NamedTuple, TypeAlias
 
 from .errors import ConfigurationError, MissingExtraError
@@ -36,7 +36,7 @@ class _Tally:
             except ImportError as error:
                 raise MissingExtraError("progress=True needs the package rich: pip install 'cacheside[cli]'") from error
             self._bar = Progress()
-            total = len(items) if hasattr(items, "__len__") else None
+            total = len(items) if isinstance(items, Sized) else None
             self._task = self._bar.add_task("warming", total=total)
 
     def __enter__(self) -> _Tally:

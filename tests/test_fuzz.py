@@ -117,7 +117,7 @@ def envelopes(name: str) -> list[bytes]:
     return [
         *(one.encode(None, 60)[:head] + payload for payload in REAL[name]),
         one.encode(Raised(Declared("a", 1)), 60),
-        *(one._error_header + b"\0" * 8 + payload for payload in REAL[name][::7]),
+        *(one._errors[0] + b"\0" * 8 + payload for payload in REAL[name][::7]),
         other.encode([1], None),
         other.encode(Raised(Declared()), None),
         b"cs\x02" + one.encode(1, 60)[3:],
@@ -134,14 +134,14 @@ def test_envelopes(serializer: serializers.Serializer) -> None:
     @given(stored=arbitrary() | mutated(envelopes(serializer.name)))
     @example(b"")
     @example(one._value_header)
-    @example(one._error_header + b"\0" * 7)
+    @example(one._errors[0] + b"\0" * 7)
     def check(stored: bytes) -> None:
         Witness.seen.clear()
         with watching() as seen:
             outcome = one.decode(stored)
         assert Witness.seen == []
         if serializer.name == "pickle" and type(outcome) is not Miss:  # only the expiry was changed: it is not signed
-            head = one._value_header if stored.startswith(one._value_header) else one._error_header
+            head = one._value_header if stored.startswith(one._value_header) else one._errors[0]
             assert stored[len(head) + 8 :] in signed
             return
         assert seen == []
@@ -165,8 +165,8 @@ def test_exceptions_of_an_attacker(serializer: serializers.Serializer) -> None:
         ([], (), {}),
         5,
     ):
-        assert one.decode(one._error_header + b"\0" * 8 + serializer.dumps(nonsense)) is Miss.FOREIGN
-    again = one.decode(one._error_header + b"\0" * 8 + serializer.dumps(("builtins:OSError", ("gone",), {})))
+        assert one.decode(one._errors[0] + b"\0" * 8 + serializer.dumps(nonsense)) is Miss.FOREIGN
+    again = one.decode(one._errors[0] + b"\0" * 8 + serializer.dumps(("builtins:OSError", ("gone",), {})))
     assert type(again.error) is OSError
 
 
