@@ -123,8 +123,9 @@ class Reader:
 
     def _visit(self, key: str, sync: bool, tags: Sequence[str] = ()) -> Visit:
         core = self.core
-        lease = min(core.lease, self.patience)
-        return Visit(key, key + self.codec.identity, core.flights.tick(), lease, sync, tags)
+        # A function without tags shares its flights by the fill alone, which says nothing of tags.
+        lane = "\0".join((key + self.codec.identity, *tags))
+        return Visit(key, lane, core.flights.tick(), min(core.lease, self.patience), sync, tags)
 
     def _settle(self, visit: Visit, answer: Any, why: Miss) -> Steps:
         """From the answer to the first lookup to an outcome."""

@@ -67,7 +67,7 @@ class Home:
         made = self.serializer(serializer, compress)
         capabilities = self.core.capabilities
         # What is kept in this process has one clock for all that it keeps.
-        clock = getattr(self.core.backend, "clock", self.wall)
+        clock = getattr(self.core.backend, "clock", self.wall) if self.core.in_process else self.wall
         if "objects" in capabilities:
             return LiveCodec(version, "copies" in capabilities, clock, batch)
         return WireCodec(
