@@ -206,7 +206,6 @@ class CachedManyFactory:
     def __call__(
         self,
         key: str,
-        /,
         ttl: Ttl | OrUnset = UNSET,
         *,
         jitter: float = 0.0,

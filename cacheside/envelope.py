@@ -206,7 +206,7 @@ class LiveCodec:
 
     def __init__(self, version: str, copies: bool, clock: Callable[[], float] = monotonic, batch: bool = False) -> None:
         _header_text(version)  # memory stands in for a server, which would refuse it
-        self.identity: str = version + "\0many" * batch
+        self.identity: str = f"\0{version}" + "\0many" * batch  # a key ends where this begins
         self.clock = clock
         self._version = version
         self._copies = copies
@@ -307,7 +307,7 @@ class WireCodec:
             for kinds in ((b"v", b"V"), (b"x", b"X"), (b"n", b"N"))
         ]
         self._value_header = self._values[0]
-        self.identity: str = f"{serializer.name}\0{version}" + "\0many" * batch
+        self.identity: str = f"\0{serializer.name}\0{version}" + "\0many" * batch
 
     def encode(self, outcome: Outcome, ttl: float | None, meta: Meta | None = None) -> bytes:
         """See `Codec.encode`."""
