@@ -113,7 +113,7 @@ class Reader:
             if self.core.health.failing:
                 self.core.recovered()
             if found is not None and type(outcome) is not Raised:
-                found(answer.seen, outcome)
+                found(answer.seen, outcome, self.codec.until(answer.stored))
         return outcome
 
     def miss(self, key: str, answer: Any, why: Miss, sync: bool) -> Steps:

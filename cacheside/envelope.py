@@ -104,6 +104,9 @@ class Codec(Protocol):
         """The outcome, whatever its age and its tags, or why there is none; and its age and its tags."""
         ...
 
+    def until(self, stored: Any) -> float:
+        """Until when `decode` has an outcome for it, if that is not as long as it is stored."""
+
     def share(self, outcome: Outcome) -> Outcome:
         """The outcome for a caller who did not load it."""
 
@@ -252,6 +255,10 @@ class LiveCodec:
             return ABSENT if self._batch else Miss.NO_ROW, stored.meta
         return self._copy(stored.value) if self._copies else stored.value, stored.meta
 
+    def until(self, stored: Any) -> float:
+        """See `Codec.until`."""
+        return stored.meta.fresh if type(stored) is _Marked else inf
+
     def share(self, outcome: Outcome) -> Outcome:
         """See `Codec.share`."""
         if type(outcome) is Raised:
@@ -368,6 +375,10 @@ class WireCodec:
             return value if header in self._values else self._raised(value), meta
         except Exception:  # cut short; or as in `decode`
             return Miss.FOREIGN, PLAIN
+
+    def until(self, stored: Any) -> float:
+        """See `Codec.until`."""
+        return self.examine(stored)[1].fresh
 
     def share(self, outcome: Outcome) -> Outcome:
         """See `Codec.share`."""
