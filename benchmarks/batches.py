@@ -25,6 +25,7 @@ from .servers import HOST, one_cpu, redis_server
 from .sides import Loads, NotVerified, Side, awaited, plain
 
 SIZE = 1000
+ENTRIES = 4 * SIZE  # in memory: room for the hits of both sides, and soon full of misses
 ABOUT = {
     "title": f"{SIZE:,} rows by one call of cached_many / by {SIZE:,} calls",
     "text": "Times are of one row. Sync calls are made one after another, async ones are tasks, all at once.",
@@ -59,7 +60,7 @@ def run(effort: Effort, progress: Progress) -> dict[str, Any]:
         url = f"redis://{HOST}:{server.port}/0"
         with Cache(url, namespace="bench", ttl=TTL, timeout=PATIENCE) as shared:
             for where, fresh, is_async in itertools.product(("memory", "Redis"), (False, True), (False, True)):
-                with Cache("memory://", ttl=TTL) as memory:
+                with Cache(f"memory://?max_entries={ENTRIES}", ttl=TTL) as memory:
                     rows.append(_row(runner, where, memory if where == "memory" else shared, fresh, is_async, less))
                 progress(len(rows) / 8)
             runner.run(shared.aclose())
