@@ -65,7 +65,7 @@ def write(folder: Path, results: dict[str, dict[str, Any]]) -> list[str]:
                     _all_times(panels, peers)
             if about := found.get("ratios"):
                 ratios = {row["name"]: row["ratio"]["median"] for row in found["rows"]}
-                with drawn(part, _height(ratios)) as panels:
+                with drawn(part, _height(ratios) + 0.2) as panels:
                     _ratios(panels[0], about["title"], ratios)
         if footprint := results.get("hit", {}).get("footprint"):
             sizes = footprint["bytes_per_entry"]
@@ -98,9 +98,8 @@ def _all_times(axes: Sequence[Axes], peers: dict[str, Any]) -> None:
 
 
 def _ratios(axes: Axes, title: str, ratios: dict[str, float]) -> None:
-    wide = max(ratios.values()) > 30 * min(ratios.values())
-    scale = ", logarithmic" if wide else ""
-    _bars(axes, f"{title} (median{scale}; less is better)", ratios, "{:.3g}".format, wide)
+    _bars(axes, title, ratios, "{:.3g}".format, wide=True)
+    axes.set_xlabel("ratio of times (median, logarithmic; less is better)")
     for bar in axes.patches:
         bar.set_facecolor(OURS)
     axes.axvline(1.0, color=PEER, linestyle=":")
