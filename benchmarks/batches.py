@@ -28,8 +28,8 @@ SIZE = 1000
 ENTRIES = 4 * SIZE  # in memory: room for the hits of both sides, and soon full of misses
 ABOUT = {
     "title": f"A batch of {SIZE:,} rows / {SIZE:,} calls",
-    "text": "`cached_many` beside `cached`; times are of one row. Sync calls are made one after another, async ones are "
-    "tasks, all at once.",
+    "text": "`cached_many` beside `cached`; times are of one row. Sync calls are made one after another, async ones "
+    "are tasks, all at once.",
 }
 
 
