@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: cacheside beside its peers, in one run, from a checkout.
+"""``python -m benchmarks``: cacheside beside its peers and beside itself, in one run, from a checkout.
 
 effort.py       how long things are measured: in full, quickly, or just enough to see that they run
 measure.py      rounds in turns, ratios, medians and spreads
@@ -10,6 +10,9 @@ machine.py      where it ran, and the versions of all that took part
 hit.py          part "hit": memory, by nanoseconds; footprint.py: by bytes
 on_redis.py     part "redis"
 on_memcached.py part "memcached"
+tagged.py       part "tags": a hit with a tag beside one without
+batches.py      part "batch": cached_many beside as many calls
+refresh.py      part "refresh": stale_while_revalidate beside a plain ttl
 stampede.py     part "stampede": threads and tasks; crowd.py: processes
 imports.py      part "import"
 hitrate.py      part "hitrate": policies over traces; traces.py, simulate.py, optimum.py

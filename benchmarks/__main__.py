@@ -32,7 +32,7 @@ Part = Enum("Part", {name: name for name in PARTS})  # type: ignore[misc]  # typ
 def main(
     only: Annotated[list[Part] | None, typer.Option(help="Run this part alone; may be given again.")] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Less of everything: under a minute, with wider spreads.")
+        bool, typer.Option("--quick", help="Less of everything: a minute or two, with wider spreads.")
     ] = False,
     out: Annotated[
         Path, typer.Option(help="The folder of the results.", show_default="benchmarks/results")

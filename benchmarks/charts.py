@@ -63,6 +63,10 @@ def write(folder: Path, results: dict[str, dict[str, Any]]) -> list[str]:
             if peers := found.get("peers"):
                 with drawn(part, *map(_height, peers.values())) as panels:
                     _all_times(panels, peers)
+            if about := found.get("ratios"):
+                ratios = {row["name"]: row["ratio"]["median"] for row in found["rows"]}
+                with drawn(part, _height(ratios) + 0.2) as panels:
+                    _ratios(panels[0], about["title"], ratios)
         if footprint := results.get("hit", {}).get("footprint"):
             sizes = footprint["bytes_per_entry"]
             with drawn("memory", _height(sizes)) as panels:
@@ -91,6 +95,14 @@ def _all_times(axes: Sequence[Axes], peers: dict[str, Any]) -> None:
         wide = max(values.values()) > 30 * min(values.values())
         scale = ", logarithmic" if wide else ""
         _bars(panel, f"{title[0].upper()}{title[1:]} ({unit}, median{scale}; less is better)", values, _number, wide)
+
+
+def _ratios(axes: Axes, title: str, ratios: dict[str, float]) -> None:
+    _bars(axes, title, ratios, "{:.3g}".format, wide=True)
+    axes.set_xlabel("ratio of times (median, logarithmic; less is better)")
+    for bar in axes.patches:
+        bar.set_facecolor(OURS)
+    axes.axvline(1.0, color=PEER, linestyle=":")
 
 
 def _stampedes(axes: Sequence[Axes], crowds: dict[str, Any]) -> None:

@@ -58,15 +58,17 @@ def measure(chosen: Sequence[str], effort: Effort, out: Path, traces: Path, comm
 
 
 def _table(out: Path, chosen: Sequence[str]) -> Table:
-    """The rows of these parts of which something is asked."""
+    """The rows of these parts."""
     made = Table(title="cacheside / the other", min_width=76)
     made.add_column("")
     made.add_column("beside")
     made.add_column("ratio", justify="right")
     made.add_column("at most", justify="right")
     for row in results.rows({part: found for part, found in results.read(out).items() if part in chosen}):
-        if row["at_most"] is not None:
+        ratio, wanted = f"{row['ratio']['median']:.3f}", row["at_most"]
+        if wanted is None:
+            made.add_row(row["name"], row["other"]["name"], ratio, "")
+        else:
             colour = "green" if row["reached"] else "red"
-            ratio = f"[{colour}]{row['ratio']['median']:.3f}"
-            made.add_row(row["name"], row["other"]["name"], ratio, f"{row['at_most']:.2f}")
+            made.add_row(row["name"], row["other"]["name"], f"[{colour}]{ratio}", f"{wanted:.2f}")
     return made

@@ -42,6 +42,9 @@ def _lines(results: dict[str, dict[str, Any]], charts: Sequence[str]) -> Iterato
         for title, times in found.get("peers", {}).items():
             yield from _section(f"{title[0].upper()}{title[1:]}")
             yield from _times(times)
+        if ratios := found.get("ratios"):
+            yield from _section(ratios["title"])
+            yield ratios["text"]
         yield from _pictures(charts, f"{part}.")
     if "footprint" in results.get("hit", {}):
         yield from _section("Memory")
@@ -108,8 +111,9 @@ def _compared(compared: Sequence[dict[str, Any]]) -> Iterator[str]:
     head = ["what", "beside", "cacheside", "the other", "ratio", "quartiles", "at most", ""]
     yield from _table(head, map(line, compared), texts=2)
     asked = [row for row in compared if row["at_most"] is not None]
-    yield ""
-    yield f"{sum(row['reached'] for row in asked)} of {len(asked)} are what they should be at most."
+    if asked:
+        yield ""
+        yield f"{sum(row['reached'] for row in asked)} of {len(asked)} are what they should be at most."
 
 
 def _times(times: Sequence[dict[str, Any]]) -> Iterator[str]:

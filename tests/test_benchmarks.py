@@ -59,6 +59,19 @@ ROWS = {
         ("Redis, async, one at a time, on any CPU", None),
     ],
     "memcached": [("memcached, sync", 1.0)],
+    "tags": [(f"a hit with a tag, {where}", None) for where in ("memory, sync", "Redis, sync", "Redis, async")],
+    "batch": [
+        (f"1,000 {what} by a batch, {where}, {colour}", None)
+        for where in ("memory", "Redis")
+        for what in ("hits", "misses")
+        for colour in ("sync", "async")
+    ],
+    "refresh": [
+        (f"while it is refreshed, {where}, 8 {callers}, p{percent}", None)
+        for where in ("memory", "Redis")
+        for callers in ("threads", "tasks")
+        for percent in (50, 99)
+    ],
     "import": [("whole process", 1.5)],
     "stampede": [],
     "hitrate": [],
@@ -78,6 +91,9 @@ PEERS = {
     "memcached": [
         ["cacheside", "pymemcache PooledClient get + unpackb", "cacheside, async", "aiocache, async"],
     ],
+    "tags": [],
+    "batch": [],
+    "refresh": [],
     "import": [["import cacheside, decorate", "import cachetools, msgpack, inspect", "python, nothing else"]],
     "stampede": [],
     "hitrate": [],
@@ -86,6 +102,9 @@ CHARTS = {
     "hit": {"hit.svg", "memory.svg"},
     "redis": {"redis.svg"},
     "memcached": {"memcached.svg"},
+    "tags": {"tags.svg"},
+    "batch": {"batch.svg"},
+    "refresh": {"refresh.svg"},
     "import": {"import.svg"},
     "stampede": {"stampede.svg"},
     "hitrate": {"hitrate-popular.svg", "hitrate-scan.svg"},
@@ -145,7 +164,12 @@ def check_spread(spread: dict[str, float]) -> None:
 
 @pytest.mark.parametrize(
     "part",
-    ["hit", "import", "hitrate", *[pytest.param(part, marks=SERVER) for part in ("redis", "memcached", "stampede")]],
+    [
+        "hit",
+        "import",
+        "hitrate",
+        *[pytest.param(part, marks=SERVER) for part in ("redis", "memcached", "tags", "batch", "refresh", "stampede")],
+    ],
 )
 def test_part(place: Path, tmp_path: Path, traces: Path, part: str) -> None:
     """It has all rows and peers, each verified; it says where it ran; and JSON, Markdown and charts are written."""
@@ -187,6 +211,14 @@ def check_servers(found: dict[str, Any]) -> None:
     assert re.fullmatch(r"(Redis|memcached) \d+\.\d+\.\d+.*", version)
 
 
+def check_refresh(found: dict[str, Any]) -> None:
+    """That where nobody waits for a load the slowest calls took a part of what they took where all do."""
+    check_servers(found)
+    for row in found["rows"][1::2]:
+        assert row["other"]["ns"]["median"] > 10e6
+        assert row["ratio"]["min"] < 1
+
+
 def check_stampede(found: dict[str, Any]) -> None:
     """That all crowds were there, were served, and that this library loaded once for each."""
     check_servers(found)
@@ -223,6 +255,9 @@ CHECKS = {
     "hit": check_hit,
     "redis": check_servers,
     "memcached": check_servers,
+    "tags": check_servers,
+    "batch": check_servers,
+    "refresh": check_refresh,
     "stampede": check_stampede,
     "hitrate": check_hitrate,
 }
