@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from .engine import Found, Reader
+    from .freshness import FreshReader
 
 
 class _Closed(BaseException):
@@ -88,6 +89,46 @@ async def aread(reader: Reader, key: str, found: Found | None, load: Callable[[]
         finally:
             del outcome  # as in `read`
     return outcome
+
+
+def read_tagged(reader: FreshReader, key: str, tags: Sequence[str], load: Callable[[], Any]) -> Any:
+    """`read` of a function with tags: as there, there are no steps to a hit."""
+    core = reader.core
+    backend: Any = core.backend
+    if core.pending.any or backend is None:
+        return _given(drive(reader.read(key, True, None, tags), core, load))
+    answer: Any
+    try:
+        (answer,), versions = backend.lookup_many((key,), core.lease, tags)
+    except Exception as error:
+        answer, versions = Failed(error), [None] * len(tags)
+    outcome = reader.first(answer, tags, versions)
+    if type(outcome) is Miss:
+        visit = reader.visit(key, True, tags, versions)
+        return _given(drive(reader.go_on(visit, answer), core, load))
+    return _given(outcome)
+
+
+async def aread_tagged(reader: FreshReader, key: str, tags: Sequence[str], load: Callable[[], Awaitable[Any]]) -> Any:
+    """`read_tagged`, awaiting."""
+    core = reader.core
+    local: Any = core.backend if core.in_process else None
+    remote: Any = core.aio
+    if core.pending.any or (local is None and remote is None):
+        return _given(await adrive(reader.read(key, False, None, tags), core, load))
+    answer: Any
+    try:
+        if local is not None:
+            (answer,), versions = local.lookup_many((key,), core.lease, tags)
+        else:
+            (answer,), versions = await remote.lookup_many((key,), core.lease, tags)
+    except Exception as error:
+        answer, versions = Failed(error), [None] * len(tags)
+    outcome = reader.first(answer, tags, versions)
+    if type(outcome) is Miss:
+        visit = reader.visit(key, False, tags, versions)
+        return _given(await adrive(reader.go_on(visit, answer), core, load))
+    return _given(outcome)
 
 
 def run(steps: Steps, core: Core, load: Callable[..., Any] = _no_load) -> Any:

@@ -79,14 +79,14 @@ class FreshReader(Reader):
     def go_on(self, visit: Visit, answer: Any, found: Found | None = None) -> Steps:
         """The rest of a call after its first lookup."""
         answer = yield from self._checked(visit, answer)
-        why = self._first(answer, visit.tags, visit.versions, found)
+        why = self.first(answer, visit.tags, visit.versions, found)
         if type(why) is not Miss:
             return why
         return (yield from self._missed(visit, answer, why))
 
     def hit(self, answer: Any, found: Found | None) -> Outcome | Miss:
         """See `Reader.hit`."""
-        return self._first(answer, (), (), found)
+        return self.first(answer, (), (), found)
 
     def miss(self, key: str, answer: Any, why: Miss, sync: bool) -> Steps:
         """See `Reader.miss`."""
@@ -117,9 +117,10 @@ class FreshReader(Reader):
                 age = Age.STALE if windows.while_revalidate else Age.LAST if windows.if_error else Age.OVER
         return age, Miss.EXPIRED if age is Age.OVER else outcome, windows.surely_fresh(meta.fresh, meta.took)
 
-    def _first(
-        self, answer: Any, tags: Sequence[str], versions: Sequence[Version], found: Found | None
+    def first(
+        self, answer: Any, tags: Sequence[str], versions: Sequence[Version], found: Found | None = None
     ) -> Outcome | Miss:
+        """What the answer to the first lookup of a call is worth; the rest of the call is `go_on`."""
         if type(answer) is not Hit and type(answer) is not Stale:
             return Miss.ABSENT
         age, outcome, until = self._worth(answer, tags, versions)

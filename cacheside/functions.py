@@ -26,7 +26,6 @@ from .options import Options
 from .rawkeys import in_parts, types_of
 from .serializers import Compress, Serializer
 from .stats import CacheInfo, Counters
-from .steps import Steps
 
 
 class Home:
@@ -208,12 +207,14 @@ class Function:
 
         self.path.serve(call, lambda: self._home() is runtime.home())
 
-    def tagged(self, runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any], sync: bool) -> tuple[Steps, Core]:
-        """The steps of a call that has tags."""
-        key, tags = runtime.core.prefix + self.text(runtime, args, kwargs), self.tags_of(runtime, args, kwargs)
-        reader = runtime.reader
+    def tagged(
+        self, runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[FreshReader, str, Sequence[str]]:
+        """Of a call with tags: who reads, its key and its tags as the backend knows them."""
+        core, reader, values = runtime.core, runtime.reader, self.keys.binder.bind(args, kwargs)
         assert isinstance(reader, FreshReader)  # `Runtime` has made it one
-        return reader.read(key, sync, None, tags), runtime.core
+        tags = [core.tag_key(tag.render(values)) for tag in self.tags]
+        return reader, core.prefix + self.keys.text(values, runtime.in_process), tags
 
     def text(self, runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """The key of a call, without version."""
@@ -285,8 +286,8 @@ def sync_shell(function: Function) -> Callable[..., Any]:
             _count_uncached(runtime)
             return fn(*args, **kwargs)
         if function.tags:
-            steps, core = function.tagged(runtime, args, kwargs, True)
-            return drivers.run(steps, core, lambda: fn(*args, **kwargs))
+            reader, key, tags = function.tagged(runtime, args, kwargs)
+            return drivers.read_tagged(reader, key, tags, lambda: fn(*args, **kwargs))
         function.shorten(runtime, drivers.read)
         key, found = function.locate(runtime, args, kwargs)
         return drivers.read(runtime.reader, key, found, lambda: fn(*args, **kwargs))
@@ -306,8 +307,8 @@ def async_shell(function: Function) -> Callable[..., Awaitable[Any]]:
             _count_uncached(runtime)
             return fn(*args, **kwargs)  # type: ignore[no-any-return]  # as above
         if function.tags:
-            steps, core = function.tagged(runtime, args, kwargs, False)
-            return drivers.arun(steps, core, lambda: fn(*args, **kwargs))
+            reader, key, tags = function.tagged(runtime, args, kwargs)
+            return drivers.aread_tagged(reader, key, tags, lambda: fn(*args, **kwargs))
         function.shorten(runtime, drivers.aread)
         key, found = function.locate(runtime, args, kwargs)
         return drivers.aread(runtime.reader, key, found, lambda: fn(*args, **kwargs))
