@@ -22,7 +22,6 @@ from .errors import (
 )
 from .keys import quote
 from .stats import CacheInfo, Stats
-from .warming import Warmed
 from .wrappers import AsyncCached, AsyncCachedMany, Cached, CachedMany
 
 __version__ = "0.1.0"
@@ -45,7 +44,6 @@ __all__ = [
     "RecursiveLoadError",
     "Stats",
     "TooManyLoads",
-    "Warmed",
     "cached",
     "cached_many",
     "configure",

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from .backends.beyond import Fill
+from .backends.base import Fill
 from .engine import Reader
 from .envelope import ABSENT, Miss, Outcome, Raised
 from .errors import CacheUnavailable

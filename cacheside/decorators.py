@@ -13,7 +13,6 @@ from .errors import ConfigurationError
 from .expiry import UNSET, Duration, OrUnset, Ttl
 from .functions import Function, Home
 from .keymaker import is_generator
-from .many import ManyFunction
 from .options import Options
 from .serializers import Compress, Serializer
 from .wrappers import AsyncCached, AsyncCachedMany, Cached, CachedMany, Kind, wrap
@@ -262,6 +261,8 @@ class CachedManyFactory:
         )
         if not isinstance(key, str):
             raise ConfigurationError("cached_many needs the template of one row's key, such as 'user:{user_id}'")
+        from .many import ManyFunction  # which few programs need
+
         return lambda fn: decorate(fn, options, self._home, self._bound, ManyFunction)
 
 

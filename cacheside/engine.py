@@ -20,10 +20,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from math import inf
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .backends.base import Guarded, Hit, Leased, Stale
-from .backends.beyond import Version
 from .core import Core
 from .envelope import Codec, Miss, Outcome, Raised, is_one_shot
 from .errors import NotCacheableError, RecursiveLoadError
@@ -32,6 +31,9 @@ from .flight import NOTHING, Flight, running_loop
 from .keeper import Keeper, Kept, chance
 from .stats import Counters
 from .steps import Abandon, Ask, Failed, Load, Pause, Steps, Wait
+
+if TYPE_CHECKING:
+    from .backends.beyond import Version
 
 POLL_FIRST, POLL_LAST = 0.004, 0.05  # seconds between two looks at a lease that another process holds; jittered
 POLL_GROWTH = 1.3  # so that nobody waits much longer than a quarter more than the load takes

@@ -19,10 +19,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .backends.base import Guarded, Hit, Leased, Stale
-from .backends.beyond import Fill, Version
+from .backends.base import Fill, Guarded, Hit, Leased, Stale
 from .core import Core
 from .engine import Found, Reader, Visit
 from .envelope import ABSENT, Miss, Outcome, Raised
@@ -33,6 +32,9 @@ from .health import logger
 from .keeper import Keeper, Kept, chance
 from .limiter import Limiter
 from .steps import Abandon, Ask, Failed, Spawn, Steps, Wait
+
+if TYPE_CHECKING:
+    from .backends.beyond import Version
 
 RETRY = 0.1  # seconds until a refresh that failed, or that another process is making, is tried again here
 MANY = 10_000  # refreshes that are remembered

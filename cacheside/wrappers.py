@@ -20,7 +20,9 @@ from .envelope import Missing
 from .errors import ConfigurationError
 from .functions import Function
 from .stats import CacheInfo
-from .warming import Warmed, WarmProgress, awarm, warm
+
+if TYPE_CHECKING:
+    from .warming import Warmed, WarmProgress
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -179,6 +181,8 @@ class Cached(_Base[P, R]):
         Returns:
             how many calls there were, how many failed, and the first error: a failure does not stop the others.
         """
+        from .warming import warm
+
         return warm(self, items, concurrency, progress)
 
     # Type checkers show a classmethod under @cached as a function of the class, and a staticmethod as a function.
@@ -224,6 +228,8 @@ class AsyncCached(_Base[P, Coroutine[Any, Any, T]], Generic[P, T]):
         self, items: Iterable[Any] | AsyncIterable[Any], /, *, concurrency: int = 8, progress: WarmProgress = False
     ) -> Warmed:
         """See `Cached.warm`. In tasks; `items` may be an async iterable."""
+        from .warming import awarm
+
         return await awarm(self, items, concurrency, progress)
 
     # Type checkers show a classmethod under @cached as a function of the class, and a staticmethod as a function.
@@ -335,6 +341,7 @@ def _bound(kind: type[Any], form: Any, instance: Any) -> Any:
     return bound
 
 
+@functools.cache  # not at once: a program that decorates only functions needs none
 def _in_classes(form: type[Any]) -> dict[Kind, type[Any]]:
     """A form as it stands in a class, for each kind of method."""
 
@@ -351,9 +358,6 @@ def _in_classes(form: type[Any]) -> dict[Kind, type[Any]]:
     }
 
 
-_FORMS = {form: _in_classes(form) for form in (Cached, AsyncCached, CachedMany, AsyncCachedMany)}
-
-
 def wrap(function: Function, call: Callable[..., Any], kind: Kind) -> Any:
     """The decorated form of `function`, whose calls run `call`."""
     coroutine = inspect.iscoroutinefunction(call)
@@ -366,7 +370,7 @@ def wrap(function: Function, call: Callable[..., Any], kind: Kind) -> Any:
     of_call.update(getattr(fn, "__dict__", {}))
     of_call["_function"] = function
     if kind != "function" or _in_class(function):
-        made = _FORMS[form][kind](call)
+        made = _in_classes(form)[kind](call)
         made.__dict__.update({"__doc__": call.__doc__, "__module__": call.__module__})  # which classes have as well
         return made
     of_call["__wrapped__"] = fn

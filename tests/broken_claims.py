@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from cacheside.backends.base import Answer, Busy, Guarded, Hit, Leased, Stale
-from cacheside.backends.beyond import Fill
+from cacheside.backends.base import Answer, Busy, Fill, Guarded, Hit, Leased, Stale
 from cacheside.backends.memory import MemoryBackend
 
 # --- claims ---

@@ -17,8 +17,7 @@ from redis_tools import play
 from servers import HOST
 
 from cacheside.backends import create
-from cacheside.backends.base import Busy, Guarded, Hit, Leased, Stale
-from cacheside.backends.beyond import Fill
+from cacheside.backends.base import Busy, Fill, Guarded, Hit, Leased, Stale
 from cacheside.backends.memcached import changes
 from cacheside.backends.memcached.claims import Claim
 from cacheside.backends.memcached.replies import GarbledReply, Inbox

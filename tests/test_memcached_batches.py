@@ -15,8 +15,8 @@ from colours import TIMEOUT
 from memcached_tools import ME, Impostor, Open, Relay, opener, say
 from servers import MemcachedServer
 
-from cacheside.backends.base import Busy, Guarded, Hit, Leased, Stale
-from cacheside.backends.beyond import TAG_TTL, Fill
+from cacheside.backends.base import Busy, Fill, Guarded, Hit, Leased, Stale
+from cacheside.backends.beyond import TAG_TTL
 from cacheside.backends.memcached import MemcachedBackend, aio, sync
 from cacheside.backends.memcached.both_ways import BothWays
 from cacheside.backends.memcached.replies import GarbledReply

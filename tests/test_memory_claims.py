@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from cacheside import Cache
-from cacheside.backends.base import Busy, Hit, Leased, Stale
-from cacheside.backends.beyond import Batching, Claiming, Fill
+from cacheside.backends.base import Busy, Fill, Hit, Leased, Stale
+from cacheside.backends.beyond import Batching, Claiming
 from cacheside.backends.memory import MemoryBackend
 from cacheside.backends.null import NullBackend
 from cacheside.entries import DEAD, Table

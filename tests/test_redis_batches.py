@@ -18,8 +18,8 @@ from redis_tools import Open, ask_again, opener, say, walk
 from servers import RedisServer
 
 from cacheside.backends import create
-from cacheside.backends.base import Busy, Guarded, Hit, Leased, Stale
-from cacheside.backends.beyond import AsyncBatching, AsyncClaiming, Batching, Claiming, Fill
+from cacheside.backends.base import Busy, Fill, Guarded, Hit, Leased, Stale
+from cacheside.backends.beyond import AsyncBatching, AsyncClaiming, Batching, Claiming
 from cacheside.backends.redis import RedisBackend
 from cacheside.backends.redis.aserver import AsyncServer
 from cacheside.backends.redis.routes import OneServer

@@ -62,6 +62,15 @@ class Stale(NamedTuple):
     seen: Any
 
 
+class Fill(NamedTuple):
+    """The arguments of a `fill`."""
+
+    key: str
+    token: Any
+    stored: Any
+    ttl: float | None
+
+
 class Leased(NamedTuple):
     """There was nothing, and this caller now holds the lease `token`: it should load and then `fill` or `release`."""
 

@@ -1,25 +1,16 @@
 """What a backend can do beyond the protocol of `base.py`, if its capabilities say so: claims and batches, and tags."""
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
 from ..errors import CacheUnavailable, NotCacheableError
-from .base import Answer, Busy, Guarded, Leased
+from .base import Answer, Busy, Fill, Guarded, Leased
 
 TAG_TTL: Final = 29 * 24 * 3600.0
 """Seconds that a tag's version is kept after it was planted: memcached reads more than 30 days as a date."""
 
 Version: TypeAlias = bytes | Guarded | CacheUnavailable | None
 """What a tag's key holds: its version; None: nothing; a strict writer's guard; or why it is not known."""
-
-
-class Fill(NamedTuple):
-    """The arguments of a `fill`."""
-
-    key: str
-    token: Any
-    stored: Any
-    ttl: float | None
 
 
 @runtime_checkable

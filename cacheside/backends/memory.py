@@ -17,8 +17,8 @@ from ..errors import ConfigurationError, NotCacheableError
 from ..shelf import Shelf
 from ..sizes import size_of
 from . import urls
-from .base import Answer, AsyncBackend, Busy, Capability, Leased, Size
-from .beyond import Fill, Version
+from .base import Answer, AsyncBackend, Busy, Capability, Fill, Leased, Size
+from .beyond import Version
 from .keeping import Guard, Keeping
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import Any
 from .. import tokens
 from ..errors import ConfigurationError
 from . import urls
-from .base import AsyncBackend, Busy, Capability, Leased, Size
-from .beyond import Fill, Version
+from .base import AsyncBackend, Busy, Capability, Fill, Leased, Size
+from .beyond import Version
 
 
 class NullBackend:

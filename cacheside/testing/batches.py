@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..backends.base import Busy, Guarded, Hit, Leased, Stale
-from ..backends.beyond import Fill, Version
+from ..backends.base import Busy, Fill, Guarded, Hit, Leased, Stale
+from ..backends.beyond import Version
 from .bench import CROWD, LONG, SHORT, Bench, Promises, promise_of
 from .guards import guarded
 

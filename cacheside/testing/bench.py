@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from ..backends.base import Answer, AsyncBackend, Backend, Capability, Hit, Leased, Stale
-from ..backends.beyond import Fill, Version
+from ..backends.base import Answer, AsyncBackend, Backend, Capability, Fill, Hit, Leased, Stale
+from ..backends.beyond import Version
 from ..cache import Cache
 from .stage import PATIENCE, Gate, Loop
 

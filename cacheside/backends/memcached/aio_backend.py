@@ -103,7 +103,7 @@ class AsyncMemcachedBackend:
         return answers[: len(keys)], answers[len(keys) :]
 
     async def fill_many(
-        self, fills: Sequence[beyond.Fill], tags: Sequence[str] = ()
+        self, fills: Sequence[base.Fill], tags: Sequence[str] = ()
     ) -> tuple[Sequence[bool | NotCacheableError | CacheUnavailable], Sequence[beyond.Version]]:
         """See `MemcachedBackend.fill_many`."""
         answers = await self._run_batch(self._protocol.batches.fill_many(fills, tags))

@@ -171,7 +171,7 @@ class MemcachedBackend:
         return answers[: len(keys)], answers[len(keys) :]
 
     def fill_many(
-        self, fills: Sequence[beyond.Fill], tags: Sequence[str] = ()
+        self, fills: Sequence[base.Fill], tags: Sequence[str] = ()
     ) -> tuple[Sequence[bool | NotCacheableError | CacheUnavailable], Sequence[beyond.Version]]:
         """See `Batching.fill_many`. One round trip to each server; one more, once, to learn how large an item may be.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from ...errors import CachesideError, CacheUnavailable, NotCacheableError
-from ..beyond import Fill
+from ..base import Fill
 from . import claims, fills, tags, wire
 from .claims import Claim
 from .known import Known

@@ -11,8 +11,8 @@ from redis.exceptions import RedisError
 from ... import tokens
 from ...errors import CacheUnavailable, NotCacheableError
 from ...giveback import given_back, lease_or_give_back, leases_or_give_back, release
-from ..base import Answer, AsyncBackend, Busy, Capability, Leased
-from ..beyond import Fill, Version
+from ..base import Answer, AsyncBackend, Busy, Capability, Fill, Leased
+from ..beyond import Version
 from .aserver import AsyncServer
 from .commands import REFUSAL
 from .rounds import Address, Begun, Steps

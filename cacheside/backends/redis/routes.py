@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from ..beyond import Fill
+from ..base import Fill
 from .commands import Operation
 from .rounds import Address, Begun, Errand, Rounds, Steps
 from .wire import Protocol

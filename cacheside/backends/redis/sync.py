@@ -7,8 +7,8 @@ from typing import Any
 
 from ... import tokens
 from ...errors import CacheUnavailable, NotCacheableError
-from ..base import Answer, Busy, Leased
-from ..beyond import Fill, Version
+from ..base import Answer, Busy, Fill, Leased
+from ..beyond import Version
 from .commands import REFUSAL
 from .rounds import Address, Begun, Steps
 from .routes import Route
