@@ -16,6 +16,8 @@ from .batches import BatchPromises
 from .bench import Subject
 from .claims import ClaimPromises
 from .guards import GuardPromises
+from .many import ManyPromises
+from .many_races import ManyRacePromises
 from .protocol import ProtocolPromises
 from .reads import ReadPromises
 from .strict import StrictPromises
@@ -87,6 +89,8 @@ class BackendConformance(
     ReadPromises,
     WritePromises,
     StrictPromises,
+    ManyPromises,
+    ManyRacePromises,
 ):
     """What every backend has to do, as tests for pytest: inherit them, and say what is to be tested.
 
