@@ -22,6 +22,7 @@ from .protocol import ProtocolPromises
 from .reads import ReadPromises
 from .strict import StrictPromises
 from .updates import UpdatePromises
+from .verbs import VerbPromises
 from .writes import WritePromises
 
 __all__ = ["BackendConformance", "FakeClock", "Subject", "disabled"]
@@ -91,6 +92,7 @@ class BackendConformance(
     StrictPromises,
     ManyPromises,
     ManyRacePromises,
+    VerbPromises,
 ):
     """What every backend has to do, as tests for pytest: inherit them, and say what is to be tested.
 

@@ -35,7 +35,7 @@ class ManyRacePromises(Promises):
         """A tag that is invalidated while a batch loads makes what it loads worthless: of all its rows, or of one."""
         for number, (tag, again) in enumerate((("org:1", [1, 2, 3]), ("row:2", [2]))):
             cache, store, gate = bench.cache(), Rows(1, 2, 3), bench.gate()
-            read = cache.cached_many(key=f"{number}:{{row}}", tags=("org:{org}", "row:{row}"))(
+            read = cache.cached_many(key=f"{number}:{{org}}:{{row}}", tags=("org:{org}", "row:{row}"))(
                 bench.function(store.read_of, gate)
             )
             loading = bench.start(read, 1, [1, 2, 3])
@@ -138,22 +138,20 @@ class ManyRacePromises(Promises):
         """If a row that a batch waits for fails elsewhere, the batch does not lose what it has loaded itself."""
         cache, store, gate = bench.cache(), Rows(1, 2, 3), bench.gate()
 
-        def hold_and_fail(rows: Any) -> Any:
-            store.calls.append(rows)
-            gate.hold()
-            raise NotFound(tuple(rows))
+        def nothing(rows: Any) -> None:
+            store.calls.append(list(rows))
 
-        fail = cache.cached_many(key="row:{row}")(bench.function(hold_and_fail))
+        wrong = cache.cached_many(key="row:{row}")(bench.function(nothing, gate))
         read = cache.cached_many(key="row:{row}")(bench.function(store.read))
-        failing = bench.start(fail, [1])
+        failing = bench.start(wrong, [1])
         gate.wait_for_load()
         reading = bench.start(read, [1, 2, 3])
         until(lambda: [2, 3] in store.calls, "the batch loads what is left")
         gate.open()
-        assert str(failing.exception(PATIENCE)) == "((1,),)"
-        assert reading.exception(PATIENCE) is None or str(reading.exception()) == "((1,),)"
+        assert type(failing.exception(PATIENCE)) is TypeError
+        assert type(reading.exception(PATIENCE)) in (TypeError, type(None))
         assert bench.call(read, [1, 2, 3]) == store.rows
-        assert sorted(store.calls)[-1] == [2, 3]
+        assert store.calls.count([2, 3]) == 1
 
     @promise_of("batches")
     def test_batch_without_a_mapping(self, bench: Bench) -> None:
@@ -181,9 +179,7 @@ class ManyRacePromises(Promises):
         if bench.colour == "async":
             cache, store, gate = bench.cache(), Rows(1, 2, 3), bench.gate()
             held = cache.cached_many(key="row:{row}")(bench.function(store.read, gate))
-            reads = [
-                each.cached_many(key="row:{row}")(bench.function(store.read)) for each in (cache, bench.cache())
-            ]
+            reads = [each.cached_many(key="row:{row}")(bench.function(store.read)) for each in (cache, bench.cache())]
             loading = bench.start(held, [1, 2, 3])
             gate.wait_for_load()
             waiting = bench.start(reads[0], [2, 3])
