@@ -44,6 +44,10 @@ class Rows:
         """Change one row."""
         self.rows[row] = value
 
+    def has_calls(self, count: int) -> bool:
+        """Whether there were so many calls for many."""
+        return len(self.calls) == count
+
     def expected(self, rows: Sequence[Any]) -> dict[Any, Any]:
         """What a batch has to return."""
         return {row: self.rows[row] for row in rows if row in self.rows}

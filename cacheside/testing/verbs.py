@@ -86,7 +86,7 @@ class VerbPromises(Promises):
         """An old value that a call would return is told, without loading; one kept for errors only is MISSING."""
         if "claims" in bench.capabilities:
             cache, store = bench.cache(), Store()
-            options = ({"stale_while_revalidate": LONG}, {"stale_if_error": LONG})
+            options: tuple[dict[str, Any], ...] = ({"stale_while_revalidate": LONG}, {"stale_if_error": LONG})
             reads = [
                 cache.cached(key=f"{number}:{{row}}", ttl=SHORT, **each)(bench.function(store.read))
                 for number, each in enumerate(options)
@@ -161,9 +161,12 @@ class VerbPromises(Promises):
         write = bench.cache().invalidates("row:{row}")(bench.function(store.write))
         strict = bench.cache().invalidates("row:{row}", strict=True)(bench.function(store.write))
         updates = bench.cache().updates("row:{row}")(bench.function(store.write_and_return))
-        drops = [lambda: drop(bench, cache, "row:1"), functools.partial(bench.call, read.invalidate, 1)]
-        writes = [functools.partial(bench.call, each, 1, "new") for each in (write, strict, updates)]
-        for number, meddle in enumerate([*drops, *writes]):
+        drops: list[Callable[[], object]] = [
+            lambda: drop(bench, cache, "row:1"),
+            functools.partial(bench.call, read.invalidate, 1),
+        ]
+        drops += [functools.partial(bench.call, each, 1, "new") for each in (write, strict, updates)]
+        for number, meddle in enumerate(drops):
             store.rows[1] = number
             assert bench.call(read.refresh, 1) == number
             assert put_by_steps(bench, read, "known", meddle) is False
