@@ -102,6 +102,7 @@ class Codec(Protocol):
 
     def examine(self, stored: Any) -> tuple[Outcome | Miss, Meta]:
         """The outcome, whatever its age and its tags, or why there is none; and its age and its tags."""
+        ...
 
     def share(self, outcome: Outcome) -> Outcome:
         """The outcome for a caller who did not load it."""

@@ -1,0 +1,79 @@
+"""Batches whose callers go away in the middle: what they held is given back, all at once, and nobody waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from many_tools import BatchWire, Table
+
+from cacheside import Cache
+
+
+async def cancelled(cache: Cache, items: int, **options: Any) -> None:
+    """A batch that was cancelled while it loaded."""
+    loading = asyncio.Event()
+
+    async def load(numbers: list[int]) -> dict[int, int]:
+        loading.set()
+        await asyncio.sleep(3600)
+        return {}
+
+    task = asyncio.create_task(cache.cached_many(key="row:{number}", **options)(load)(list(range(items))))
+    await loading.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def test_leases_are_given_back_together() -> None:
+    """A cancelled batch gives all its leases back in one command, and the rows are free."""
+    wire, table = BatchWire(), Table()
+    cache = Cache(wire)
+
+    async def main() -> None:
+        await cancelled(cache, 200)
+        assert (wire.asked.count("release_many"), wire.asked.count("release")) == (1, 0)
+        read = cache.cached_many(key="row:{number}")(_awaitable(table.read))
+        assert len(await read(list(range(200)))) == 200
+        assert (len(table.calls), read.cache_info().bypassed) == (1, 0)
+
+    asyncio.run(main())
+
+
+def test_cancelled_while_the_server_hangs() -> None:
+    """A cancelled batch does not wait for each row: one moment for all of them, when the server does not answer."""
+    wire = BatchWire()
+    wire.aio.stuck = {"release_many", "release"}  # type: ignore[union-attr]
+
+    async def main() -> None:
+        async with asyncio.timeout(15):  # 1,000 moments are 100 s
+            await cancelled(Cache(wire), 1000)
+
+    asyncio.run(main())
+    assert wire.asked.count("release_many") == 1
+
+
+def test_interrupted_in_the_load() -> None:
+    """Ctrl-C in the load of a plain batch reaches the caller, and leaves all its rows free."""
+    wire, table = BatchWire(), Table()
+    cache = Cache(wire)
+
+    @cache.cached_many(key="row:{number}")
+    def interrupted(numbers: list[int]) -> dict[int, int]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted([1, 2, 3])
+    assert wire.asked == ["lookup_many", "release_many"]
+    read = cache.cached_many(key="row:{number}")(table.read)
+    assert read([1, 2, 3]) == {1: 10, 2: 20, 3: 30}
+    assert (table.calls, read.cache_info().bypassed) == ([[1, 2, 3]], 0)
+
+
+def _awaitable(load: Any) -> Any:
+    async def call(numbers: list[int]) -> Any:
+        return load(numbers)
+
+    return call
