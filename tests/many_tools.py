@@ -9,6 +9,8 @@ from typing import Any
 from wire import Wire, _Aio, _awaitable, _plain
 
 from cacheside.backends.base import Capability
+from cacheside.backends.memory import MemoryBackend
+from cacheside.testing import FakeClock
 
 
 class BatchWire(Wire):
@@ -16,6 +18,8 @@ class BatchWire(Wire):
 
     def __init__(self) -> None:
         super().__init__()
+        self.clock = FakeClock()
+        self.memory = MemoryBackend(clock=self.clock)
         self.capabilities: frozenset[Capability] = self.capabilities | {"claims", "batches"}
         self.aio = _BatchAio(self)
 

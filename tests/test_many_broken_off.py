@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -77,3 +78,44 @@ def _awaitable(load: Any) -> Any:
         return load(numbers)
 
     return call
+
+
+def test_interrupted_before_a_load_in_the_background() -> None:
+    """With `load_timeout`: whoever goes while one row asks for a claim leaves the rows free that were about to load."""
+    wire, table = BatchWire(), Table()
+    cache = Cache(wire)
+    options: dict[str, Any] = {"ttl": 10, "stale_if_error": 60, "load_timeout": 20}
+    read = cache.cached_many(key="row:{number}", **options)(table.read)
+    assert read([1]) == {1: 10}
+    wire.clock.advance(20)
+    wire.breaks("claim", fault=interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        read([1, 2, 3])
+    wire.breaks()
+    assert read([2, 3]) == {2: 20, 3: 30}
+    assert (table.calls, read.cache_info().bypassed, read.cache_info().timed_out) == ([[1], [2, 3]], 0, 0)
+
+
+def test_interrupted_before_a_refresh() -> None:
+    """Whoever goes before its refresh of an old row has begun keeps nobody else here from making it."""
+    wire, table = BatchWire(), Table()
+    cache = Cache(wire)
+    other = cache.cached_many(key="row:{number}", version="other")(table.read)
+    read = cache.cached_many(key="row:{number}", ttl=10, stale_while_revalidate=60)(table.read)
+    assert (read([1]), other([2])) == ({1: 10}, {2: 20})
+    wire.clock.advance(20)
+    wire.breaks("replace", fault=interrupted)  # of the row of another version
+    with pytest.raises(KeyboardInterrupt):
+        read([1, 2])
+    wire.breaks()
+    for _ in range(1000):
+        assert read([1]) == {1: 10}
+        if table.calls == [[1], [2], [1]]:
+            break
+        time.sleep(0.01)
+    assert table.calls == [[1], [2], [1]]
+
+
+def interrupted(do: object) -> None:
+    """Ctrl-C before anything was sent."""
+    raise KeyboardInterrupt
