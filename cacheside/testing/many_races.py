@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .bench import LONG, SHORT, Bench, Promises, promise_of, until
@@ -119,6 +119,33 @@ class ManyRacePromises(Promises):
             found = {first[0]: early.result(PATIENCE), second[0]: late.result(PATIENCE)}
             assert (found[many], found[one]) == (store.rows, "row 1")
             assert (store.calls, store.singles) == (([[1, 2]], []) if batch_first else ([[2]], [1]))
+
+    @promise_of("batches")
+    def test_batch_that_calls_for_one(self, bench: Bench) -> None:
+        """A batch that calls the single-key function of the same template, or is called by it, waits for nobody."""
+        cache, store = bench.cache(), Rows(1, 2, 3)
+        read_one = cache.cached(key="first:{row}")(bench.function(store.one))
+        read_many = cache.cached_many(key="second:{row}")(bench.function(store.read))
+        many: Any
+        one: Any
+        if bench.colour == "sync":
+            many = cache.cached_many(key="first:{row}")(lambda rows: {row: read_one(row) for row in rows})
+            one = cache.cached(key="second:{row}")(lambda row: read_many([row])[row])
+        else:
+
+            async def each(rows: Sequence[int]) -> dict[int, Any]:
+                return {row: await read_one(row) for row in rows}
+
+            async def first(row: int) -> Any:
+                return (await read_many([row]))[row]
+
+            many, one = cache.cached_many(key="first:{row}")(each), cache.cached(key="second:{row}")(first)
+        for _ in range(2):
+            assert bench.call(many, [1, 2, 3]) == store.rows
+            assert bench.call(one, 1) == "row 1"
+        assert (store.calls, store.singles) == ([[1]], [1, 2, 3])
+        assert many.cache_info().timed_out == one.cache_info().coalesced == 0
+        assert (read_one.cache_info().bypassed, read_many.cache_info().bypassed) == (3, 1)
 
     # Loads that fail.
 
