@@ -18,7 +18,7 @@ from .envelope import ABSENT, Miss, Outcome, Raised
 from .errors import CacheUnavailable
 from .flight import Flight
 from .freshness import FreshReader
-from .steps import Abandon, Ask, Failed, Load, LoadMany, Pause, Spawn, Step, Steps, Wait
+from .steps import Abandon, AbandonMany, Ask, Failed, Load, LoadMany, Pause, Spawn, Step, Steps, Wait
 
 Outcomes: TypeAlias = dict[int, Outcome]
 """By the number of the item."""
@@ -72,25 +72,31 @@ def in_step(ways: Mapping[int, Steps]) -> Steps:
         while crew.steps:
             yield from crew.round()
     except BaseException as error:  # cancelled: each of them has to put in order what it has begun
-        for number, way in ways.items():
-            if number not in crew.outcomes:
-                yield from _broken_off(way, error)
+        leases = [
+            lease for number, way in ways.items() if number not in crew.outcomes for lease in _broken_off(way, error)
+        ]
+        if leases:
+            yield AbandonMany(leases)
         raise
     return crew.outcomes
 
 
-def _broken_off(way: Steps, error: BaseException) -> Steps:
+def _broken_off(way: Steps, error: BaseException) -> list[tuple[str, Any]]:
+    """Throw `error` into a way; the leases that it had."""
+    leases = []
     try:
         step = way.throw(error)
         while True:
             # Only what needs no answer: nobody waits any more.
-            step = way.send((yield step) if isinstance(step, Abandon) else Failed(CacheUnavailable("broken off")))
+            if isinstance(step, Abandon):
+                leases.append((step.key, step.token))
+            step = way.send(None if isinstance(step, Abandon) else Failed(CacheUnavailable("broken off")))
     except StopIteration:
-        return None
+        pass
     except BaseException as raised:
         if raised is not error:
             raise
-    return None
+    return leases
 
 
 class _Crew:

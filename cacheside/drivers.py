@@ -16,9 +16,9 @@ from .backends.base import AsyncBackend
 from .core import NO_UPDATES, Core, Update
 from .envelope import Miss, Outcome, Raised
 from .flight import loading
-from .giveback import given_back, lease_or_give_back, release, spawn
+from .giveback import given_back, lease_or_give_back, release, release_many, spawn
 from .pending import Plan
-from .steps import Abandon, Ask, Awaited, Failed, Load, LoadMany, Pause, Spawn, Step, Steps, Wait
+from .steps import Abandon, AbandonMany, Ask, Awaited, Failed, Load, LoadMany, Pause, Spawn, Step, Steps, Wait
 
 if TYPE_CHECKING:
     import asyncio
@@ -212,6 +212,10 @@ def _perform(step: Step, core: Core, load: Callable[..., Any]) -> Any:
     elif isinstance(step, Abandon) and backend is not None:
         with suppress(Exception):
             backend.release(step.key, step.token)
+    elif isinstance(step, AbandonMany) and backend is not None:
+        batching: Any = backend
+        with suppress(Exception):
+            batching.release_many(step.leases)
     return None
 
 
@@ -233,7 +237,7 @@ async def adrive(steps: Steps, core: Core, load: Callable[..., Awaitable[Any]] =
             raise GeneratorExit from None
         send = steps.send
         try:
-            if local is not None and isinstance(step, (Ask, Abandon)):
+            if local is not None and isinstance(step, (Ask, Abandon, AbandonMany)):
                 answer = _perform(step, core, _no_load)
             elif isinstance(step, Spawn):
                 core.spawn(adrive(step.steps, core, load), step.at_once)
@@ -241,6 +245,9 @@ async def adrive(steps: Steps, core: Core, load: Callable[..., Awaitable[Any]] =
             elif isinstance(step, Abandon):
                 assert remote is not None  # as seen above
                 await given_back(release(remote, step.key, step.token), closing)
+            elif isinstance(step, AbandonMany):
+                assert remote is not None  # as above
+                await given_back(release_many(remote, step.leases), closing)
             else:
                 answer = await _aperform(step, remote, load)
         except BaseException as error:

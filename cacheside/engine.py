@@ -27,7 +27,7 @@ from .core import Core
 from .envelope import Codec, Miss, Outcome, Raised, is_one_shot
 from .errors import NotCacheableError, RecursiveLoadError
 from .expiry import Age
-from .flight import NOTHING, Flight, running_loop
+from .flight import NOTHING, Flight, loading, running_loop
 from .keeper import Keeper, Kept, chance
 from .stats import Counters
 from .steps import Abandon, Ask, Failed, Load, Pause, Steps, Wait
@@ -157,6 +157,8 @@ class Reader:
                     flight, mine = flights.lead(visit.lane, mine), None  # `_lead` sees to its end
                     return (yield from self._lead(visit, answer.token, flight))
                 # Busy.
+                if _inside(visit):
+                    return (yield from self._bypass(visit))
                 if mine is None or not flights.is_open(mine):
                     if mine is not None:
                         flights.end(mine)
@@ -326,6 +328,13 @@ def stamps_of(visit: Visit) -> tuple[tuple[str, bytes], ...]:
         assert type(version) is bytes  # `_ready` has seen to it
         stamps.append((tag, version))
     return tuple(stamps)
+
+
+def _inside(visit: Visit) -> bool:
+    """Whether this call is made inside the load of its key by *another* function: the lease is that one's, which will
+    fill. (As where a function for one row calls the batch of the same template, or the other way round.)"""
+    lanes = [flight.key for flight in loading.get() if flight.key.startswith(f"{visit.key}\0")]
+    return bool(lanes) and visit.lane not in lanes
 
 
 def _would_block(flight: Flight, sync: bool) -> bool:

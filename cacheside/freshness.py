@@ -230,19 +230,30 @@ class FreshReader(Reader):
 
     def _lead(self, visit: Visit, token: Any, flight: Flight) -> Steps:
         lead = super()._lead(visit, token, flight)
-        return (yield from self._bounded(visit, flight, lead))
+        return (yield from self._bounded(visit, flight, lead, Abandon(visit.key, token)))
 
     def _load_only(self, visit: Visit, flight: Flight) -> Steps:
         load = super()._load_only(visit, flight)
         return (yield from self._bounded(visit, flight, load))
 
-    def _bounded(self, visit: Visit, flight: Flight, steps: Steps) -> Steps:
-        """Carry out `steps`, which end with the flight; in the background if the caller is not to wait for long."""
+    def _bounded(self, visit: Visit, flight: Flight, steps: Steps, abandon: Abandon | None = None) -> Steps:
+        """Carry out `steps`, which end with the flight; in the background if the caller is not to wait for long.
+
+        Args:
+            abandon: what becomes of the lease if the caller is gone before they have begun.
+        """
         seconds = self._load_timeout
         if seconds is None:
             return (yield from steps)
         box: list[Outcome] = []
-        if not (yield Spawn(_into(box, steps), at_once=True)):
+        try:
+            begun = yield Spawn(_into(box, steps), at_once=True)
+        except BaseException:  # in a batch, of which other rows were asking for something
+            self.core.flights.end(flight)
+            if abandon is not None:
+                yield abandon
+            raise
+        if not begun:
             return (yield from steps)
         if not (yield Wait(flight, seconds)):
             return self._timed_out(visit)
@@ -312,9 +323,13 @@ class FreshReader(Reader):
             refreshes.clear()  # the claims tell as well, and cost a command
         refreshes[lane] = now + self.core.lease
         steps = self._refresh(visit, seen)
-        if not (yield Spawn(steps, at_once=False)):
-            steps.close()
-            refreshes[lane] = now + RETRY
+        begun = False
+        try:
+            begun = yield Spawn(steps, at_once=False)
+        finally:
+            if not begun:
+                steps.close()
+                refreshes[lane] = now + RETRY
 
     def _refresh(self, visit: Visit, seen: Any) -> Steps:
         """Load and fill, if this caller gets the claim."""

@@ -39,8 +39,7 @@ async def leases_or_give_back(backend: AsyncBatching, keys: Sequence[str], asked
     async def give_back(found: Any) -> None:
         won = [(key, each.token) for key, each in zip(keys, found[0], strict=True) if isinstance(each, Leased)]
         if won:
-            with suppress(Exception):
-                await backend.release_many(won)
+            await release_many(backend, won)
 
     return await _shielded(give_back, asked)
 
@@ -65,6 +64,12 @@ async def release(backend: AsyncBackend, key: str, token: Any) -> None:
     """Release a lease; if that fails, it expires."""
     with suppress(Exception):
         await backend.release(key, token)
+
+
+async def release_many(backend: Any, leases: Sequence[tuple[str, Any]]) -> None:
+    """The same for many of them, given as key and token."""
+    with suppress(Exception):
+        await backend.release_many(leases)
 
 
 async def given_back(work: Coroutine[Any, Any, None], closing: bool) -> None:

@@ -160,15 +160,15 @@ def _sync_shell(function: ManyFunction) -> Callable[..., Any]:
         runtime = function.runtime()
         values, found, tags = function.spread(runtime, args, kwargs)
         items = [same[0] for same in found.values()]
-        if not runtime.stores:
-            _count_uncached(runtime.counters, len(items))
-            return fn(*args, **kwargs)
 
         def load(numbers: Sequence[int]) -> dict[int, Any]:
             asked = [items[number] for number in numbers]
             some, named = function.arguments(values, asked)
             return function.outcomes(fn(*some, **named), asked, numbers)
 
+        if not runtime.stores:
+            _count_uncached(runtime.counters, len(items))
+            return _gathered(load(range(len(items))) if items else {}, found)
         steps = batch.read_many(runtime.reader, list(found), tags, True)
         return _gathered(drivers.drive(steps, runtime.core, load), found)
 
@@ -184,15 +184,15 @@ def _async_shell(function: ManyFunction) -> Callable[..., Awaitable[Any]]:
         runtime = function.runtime()
         values, found, tags = function.spread(runtime, args, kwargs)
         items = [same[0] for same in found.values()]
-        if not runtime.stores:
-            _count_uncached(runtime.counters, len(items))
-            return await fn(*args, **kwargs)
 
         async def load(numbers: Sequence[int]) -> dict[int, Any]:
             asked = [items[number] for number in numbers]
             some, named = function.arguments(values, asked)
             return function.outcomes(await fn(*some, **named), asked, numbers)
 
+        if not runtime.stores:
+            _count_uncached(runtime.counters, len(items))
+            return _gathered(await load(range(len(items))) if items else {}, found)
         steps = batch.read_many(runtime.reader, list(found), tags, False)
         return _gathered(await drivers.adrive(steps, runtime.core, load), found)
 

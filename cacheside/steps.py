@@ -70,11 +70,17 @@ class Abandon(NamedTuple):
     token: Any
 
 
+class AbandonMany(NamedTuple):
+    """The same for many leases, given as key and token."""
+
+    leases: Sequence[tuple[str, Any]]
+
+
 class Failed(NamedTuple):
     """The answer of a backend that could not do what it was asked."""
 
     error: Exception
 
 
-Step: TypeAlias = Ask | Load | LoadMany | Wait | Pause | Spawn | Abandon
+Step: TypeAlias = Ask | Load | LoadMany | Wait | Pause | Spawn | Abandon | AbandonMany
 Steps: TypeAlias = Generator[Step, Any, Outcome]

@@ -26,7 +26,7 @@ WarmProgress: TypeAlias = "bool | Callable[[Warmed], object]"
 class _Tally:
     """How it stands."""
 
-    def __init__(self, items: object, progress: WarmProgress) -> None:
+    def __init__(self, items: Any, progress: WarmProgress) -> None:
         self.state: Warmed = Warmed(0, 0, None)
         self._bar: Any = None
         self._tell = progress if callable(progress) else None

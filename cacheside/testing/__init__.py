@@ -16,10 +16,13 @@ from .batches import BatchPromises
 from .bench import Subject
 from .claims import ClaimPromises
 from .guards import GuardPromises
+from .many import ManyPromises
+from .many_races import ManyRacePromises
 from .protocol import ProtocolPromises
 from .reads import ReadPromises
 from .strict import StrictPromises
 from .updates import UpdatePromises
+from .verbs import VerbPromises
 from .writes import WritePromises
 
 __all__ = ["BackendConformance", "FakeClock", "Subject", "disabled"]
@@ -87,6 +90,9 @@ class BackendConformance(
     ReadPromises,
     WritePromises,
     StrictPromises,
+    ManyPromises,
+    ManyRacePromises,
+    VerbPromises,
 ):
     """What every backend has to do, as tests for pytest: inherit them, and say what is to be tested.
 

@@ -1,0 +1,335 @@
+"""`cached_many` where the conformance suite does not look: mistakes at decoration, no cache, outages, and any batch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from many_tools import BatchWire, Table
+from servers import RedisServer
+
+from cacheside import MISSING, AsyncCachedMany, Cache, CachedMany, ConfigurationError, cached_many
+from cacheside.backends.memory import MemoryBackend
+from cacheside.backends.redis import RedisBackend
+from cacheside.testing import disabled
+
+# --- mistakes ---
+
+
+def of_users(user_ids: Sequence[int]) -> Mapping[int, str]:
+    """Nothing."""
+    return {}
+
+
+def in_org(org: int, user_ids: Sequence[int]) -> Mapping[int, str]:
+    """Nothing."""
+    return {}
+
+
+def generates(user_ids: Sequence[int]) -> Iterator[int]:
+    """Something that can be consumed once."""
+    yield from user_ids
+
+
+MISTAKES: list[tuple[Any, dict[str, Any], str]] = [
+    (of_users, {"key": "users"}, "one field of 'users' has to stand for an item.*like {user_id}"),
+    (of_users, {"key": "{user_ids}"}, "one field .* has to stand for an item"),
+    (of_users, {"key": "{org}:{user_id}"}, r"so be no parameter \(user_ids\).*\['org', 'user_id'\]"),
+    (in_org, {"key": "{org}:{user_ids}:{user_id}"}, "one parameter has to hold the items.*there are none"),
+    (in_org, {"key": "{user_id}"}, r"\['org', 'user_ids'\]: name the others in ignore="),
+    (in_org, {"key": "{user_id}", "ignore": ("orgs",)}, r"ignore= names \['orgs'\], which are no parameters"),
+    (in_org, {"key": "{user_id}", "ignore": "org"}, r"ignore=\('org',\)"),
+    (in_org, {"key": "{user_id}", "ignore": ("org", "user_ids")}, "one parameter has to hold the items"),
+    (generates, {"key": "{user_id}"}, "return a list"),
+    (of_users, {"key": "{user_id}", "tags": ("{org}",)}, "org"),
+    (of_users, {"key": "{user_id}", "tags": "all"}, "tuple of templates"),
+    (of_users, {"key": "{user_id}", "ttl": "soon"}, "ttl"),
+    (of_users, {"key": "{user_id}", "negative_ttl": -1}, "negative_ttl"),
+    (of_users, {"key": lambda user_ids: "k"}, "needs the template of one row's key, such as 'user:{user_id}'"),
+    (of_users, {"key": 5}, "key= is a template"),
+    (5, {"key": "{user_id}"}, "decorates a function"),
+]
+
+
+@pytest.mark.parametrize(("fn", "options", "cure"), MISTAKES)
+def test_mistakes_at_decoration(fn: Any, options: dict[str, Any], cure: str) -> None:
+    """What cannot work is said at decoration, with what to do instead."""
+    with pytest.raises(ConfigurationError, match=cure):
+        Cache("memory://").cached_many(**options)(fn)
+
+
+def test_decorator_without_a_key() -> None:
+    """The decorator is never bare: it says that a template is missing."""
+    bare: Any = cached_many
+    with pytest.raises(ConfigurationError, match="needs the template of one row's key"):
+        bare(of_users)
+    with pytest.raises(TypeError, match="key"):
+        bare()
+
+
+def test_batch_is_no_target_of_a_write() -> None:
+    """A write names the template of one row: a batch as its target is refused, with that cure."""
+    cache = Cache("memory://")
+    read = cache.cached_many("user:{user_id}")(of_users)
+    with pytest.raises(ConfigurationError, match="name the template of one instead"):
+        cache.invalidates(read)(lambda user_ids: None)
+
+
+def test_backend_without_batches() -> None:
+    """A backend that knows no batches is refused at decoration."""
+
+    class Single(MemoryBackend):
+        @property
+        def capabilities(self) -> frozenset[Any]:
+            return super().capabilities - {"batches"}
+
+    with pytest.raises(ConfigurationError, match="@cached_many needs a backend with the capability 'batches'"):
+        Cache(Single()).cached_many("user:{user_id}")(of_users)
+
+
+def test_key_in_both_forms() -> None:
+    """The template is the first argument, or `key=`."""
+    cache = Cache("memory://")
+    for decorator in (cache.cached_many("user:{user_id}", 60), cache.cached_many(key="user:{user_id}", ttl=60)):
+        assert decorator(of_users).keys([1, 2]) == ["user:1", "user:2"]
+
+
+def test_forms() -> None:
+    """Decorated, it is an instance of `CachedMany`, or of `AsyncCachedMany` where it is async; `.key` is of one row."""
+
+    async def of_users_async(user_ids: Sequence[int]) -> Mapping[int, str]:
+        return {}
+
+    cache = Cache("memory://")
+    plain, awaitable = cache.cached_many("u:{user_id}")(of_users), cache.cached_many("u:{user_id}")(of_users_async)
+    assert isinstance(plain, CachedMany)
+    assert not isinstance(plain, AsyncCachedMany)
+    assert isinstance(awaitable, AsyncCachedMany)
+    assert plain.__wrapped__ is of_users
+    with pytest.raises(ValueError, match=r"\.keys\(\) gives them all"):
+        plain.key([1, 2])
+
+
+def test_other_parameters() -> None:
+    """The function is called with the arguments of the call; ignored ones make no key."""
+    cache, seen = Cache("memory://"), []
+
+    @cache.cached_many("{org}:{user_id}", ignore=("session",))
+    def read(org: int, user_ids: Sequence[int], /, session: str = "none") -> dict[int, int]:
+        seen.append((org, user_ids, session))
+        return dict.fromkeys(user_ids, org)
+
+    assert read(1, (1, 2)) == {1: 1, 2: 1}
+    assert read(1, iter([2, 3]), session="another") == {2: 1, 3: 1}
+    assert read(2, range(2)) == {0: 2, 1: 2}
+    assert seen == [(1, [1, 2], "none"), (1, [3], "another"), (2, [0, 1], "none")]
+    assert read.keys(7, [1]) == ["7:1"]
+
+
+def test_more_than_was_asked_for() -> None:
+    """What the function returns besides is neither returned nor stored."""
+    cache, table = Cache("memory://"), Table()
+    read = cache.cached_many("{number}")(lambda numbers: {**table.read(numbers), 99: 0})
+    assert read([1]) == {1: 10}
+    assert read([99, 1]) == {99: 0, 1: 10}
+    assert table.calls == [[1], [99]]
+
+
+# --- no cache ---
+
+
+def test_null() -> None:
+    """Without a cache every batch is one call, with the same results and the same mistakes as with an empty one."""
+    cache, table = Cache("null://"), Table()
+    read = cache.cached_many("{number}")(lambda numbers: {**table.read(numbers), 99: 0})
+    for _ in range(2):
+        assert list(read(iter([3, 1, 3])).items()) == [(3, 30), (1, 10)]
+    assert read([]) == {}
+    assert table.calls == [[3, 1]] * 2
+    read.invalidate([1])
+    info = read.cache_info()
+    assert (info.hits, info.misses, info.loads) == (0, 4, 4)
+    with pytest.raises(TypeError, match="has to return a mapping"):
+        cache.cached_many("{number}")(lambda numbers: list(numbers))([1])
+
+
+def test_verbs_without_a_cache() -> None:
+    """Nothing is ever there, and a known value is not taken."""
+    read = Cache("null://").cached(key="{number}")(lambda number: number)
+    assert (read.set(5, 1), read.warm([1, 2]).calls, read.peek(1)) == (False, 2, MISSING)
+
+
+def test_disabled() -> None:
+    """With caching switched off every batch calls the function itself."""
+    cache, table = Cache("memory://"), Table()
+    read = cache.cached_many("{number}")(table.read)
+    read([1])
+    with disabled():
+        assert [read([1, 2]) for _ in range(2)] == [{1: 10, 2: 20}] * 2
+    assert read([1]) == {1: 10}
+    assert table.calls == [[1], [1, 2], [1, 2]]
+
+
+# --- outages ---
+
+
+@pytest.mark.parametrize("verb", ["lookup_many", "fill_many", "replace", "claim", "plant"])
+@pytest.mark.parametrize("tags", [(), ("all", "{number}")])
+def test_one_verb_that_fails(verb: str, tags: tuple[str, ...]) -> None:
+    """Whatever the server refuses, a batch is loaded by one call, right, and raises nothing."""
+    wire, table = BatchWire(), Table()
+    cache = Cache(wire)
+    other = cache.cached_many("{number}", version="other")(table.read)
+    read = cache.cached_many("{number}", tags=tags, ttl=10, stale_if_error=60)(table.read)
+    other([1])
+    read([2])
+    wire.clock.advance(20)
+    table.calls.clear()
+    wire.breaks(verb)
+    assert read([1, 2, 3]) == {1: 10, 2: 20, 3: 30}
+    assert sorted(number for call in table.calls for number in call) == [1, 2, 3]
+    assert len(table.calls) == 1
+    assert wire.asked.count(verb) >= (verb != "plant" or bool(tags))
+    wire.breaks()
+    assert read([1, 2, 3]) == {1: 10, 2: 20, 3: 30}
+
+
+@pytest.mark.parametrize("verb", ["lookup_many", "update", "guard", "plant"])
+def test_set_in_an_outage(verb: str) -> None:
+    """A known value that cannot be put in place is not there, nor is the one before it; nothing is raised."""
+    wire, rows = BatchWire(), {1: "old"}
+    read = Cache(wire).cached(key="{number}", tags=("all",))(lambda number: rows[number])
+    assert read(1) == "old"
+    rows[1] = "new"
+    wire.breaks(verb)
+    assert read.set("known", 1) is (verb == "lookup_many")
+    wire.breaks()
+    assert read(1) == ("known" if verb == "lookup_many" else "new")
+
+
+def test_peek_in_an_outage() -> None:
+    """Who peeks at a cache that does not answer sees nothing, and no exception."""
+    wire = BatchWire()
+    read = Cache(wire).cached(key="{number}")(lambda number: number)
+    read(1)
+    wire.breaks("lookup_many")
+    assert read.peek(1) is MISSING
+    wire.breaks()
+    assert read.peek(1) == 1
+
+
+@pytest.mark.server
+def test_redis_that_stops(new_redis: Any, namespace: str) -> None:
+    """A Redis that is gone costs no batch: one call for all rows, errors that are counted, and it is found again."""
+    server: RedisServer = new_redis()
+    table = Table()
+    with contextlib.closing(Cache(server.url, namespace=namespace, timeout=1)) as cache:
+        read = cache.cached_many("{number}")(table.read)
+        assert read(range(50)) == {number: number * 10 for number in range(50)}
+        server.kill()
+        for count in range(1, 4):
+            assert read(range(100)) == {number: number * 10 for number in range(100)}
+            assert table.calls[1:] == [list(range(100))] * count
+        info = read.cache_info()
+        assert info.errors > 0
+        assert info.bypassed == 300
+        read.invalidate([1, 2])
+        table.row = lambda number: number
+        assert read([1, 2]) == {1: 1, 2: 2}
+
+
+@pytest.mark.server
+def test_one_node_of_a_cluster_is_down(redis_cluster: Any, namespace: str) -> None:
+    """Rows of a node that hangs are loaded, in the one call with those that are missing; the others stay hits."""
+    table = Table()
+    with contextlib.closing(Cache(redis_cluster.url, namespace=namespace, timeout=0.5)) as cache:
+        read = cache.cached_many("{number}")(table.read)
+        numbers = range(60)
+        wanted = {number: number * 10 for number in numbers}
+        assert read(numbers) == wanted
+        down = redis_cluster.masters()[0]
+        lost = [number for number in numbers if redis_cluster.master_of(f"{namespace}:{number}") is down]
+        down.freeze()
+        try:
+            assert read(numbers) == wanted
+            assert table.calls[1:] == [lost]
+        finally:
+            down.thaw()
+            redis_cluster.heal()
+
+
+# --- any batches ---
+
+ITEMS = st.integers(0, 6)
+ACTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("batch"), st.lists(ITEMS, max_size=8)),
+        st.tuples(st.just("one"), ITEMS),
+        st.tuples(st.just("write"), ITEMS),
+        st.tuples(st.just("remove"), ITEMS),
+        st.tuples(st.just("set"), ITEMS),
+        st.tuples(st.just("turn"), ITEMS),
+        st.tuples(st.just("warm"), st.lists(ITEMS, max_size=4)),
+        st.tuples(st.just("peek"), ITEMS),
+    ),
+    max_size=25,
+)
+
+
+@pytest.mark.parametrize("kind", ["memory", pytest.param("redis", marks=pytest.mark.server)])
+@pytest.mark.parametrize("tagged", [False, True])
+def test_batches_are_as_the_store(kind: str, tagged: bool, request: pytest.FixtureRequest, namespace: str) -> None:
+    """Whatever batches, single calls and writes come one after the other, each read is what the store holds."""
+    server = request.getfixturevalue("redis_server") if kind == "redis" else None
+    # A clock of its own for each cache, and a namespace that is new for each example.
+    backend: Any = MemoryBackend() if server is None else RedisBackend.from_url(server.url, timeout=5, clock=float)
+    count = 0
+
+    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(ACTS)
+    def run(acts: list[tuple[str, Any]]) -> None:
+        nonlocal count
+        count += 1
+        rows: dict[int, int] = {}
+        cache = Cache(MemoryBackend() if server is None else backend, namespace=f"{namespace}-{count}")
+        tags = ("row:{number}",) if tagged else ()
+        many = cache.cached_many("{number}", tags=tags)(
+            lambda numbers: {number: rows[number] for number in numbers if number in rows}
+        )
+        one = cache.cached(key="{number}", tags=tags)(lambda number: rows.get(number))
+        # What a single call has stored for a row that there is none of is None; a batch has it as a value.
+        for step, (act, what) in enumerate(acts):
+            if act == "batch":
+                found = many(what)
+                assert {number: value for number, value in found.items() if value is not None} == {
+                    number: rows[number] for number in what if number in rows
+                }
+            elif act == "one":
+                assert one(what) == rows.get(what)
+            elif act == "warm":
+                assert one.warm(what, concurrency=2).failed == 0
+            elif act == "peek":
+                assert one.peek(what) in (rows.get(what), MISSING)
+            elif act == "set":
+                rows[what] = step
+                assert one.set(step, what) is True
+            else:
+                if act == "remove":
+                    rows.pop(what, None)
+                else:
+                    rows[what] = step
+                if tagged and act == "turn":
+                    cache.invalidate(tags=[f"row:{what}"])
+                elif step % 2:
+                    many.invalidate([what])
+                else:
+                    one.invalidate(what)
+
+    try:
+        run()
+    finally:
+        backend.close()
