@@ -106,6 +106,7 @@ class Codec(Protocol):
 
     def until(self, stored: Any) -> float:
         """Until when `decode` has an outcome for it, if that is not as long as it is stored."""
+        ...
 
     def share(self, outcome: Outcome) -> Outcome:
         """The outcome for a caller who did not load it."""
