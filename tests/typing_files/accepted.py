@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, assert_type
+from typing import Any, Literal, assert_type
 
 import cacheside
-from cacheside import AsyncCached, Cache, Cached, CacheUnavailable, cached, configure, invalidates, updates
+from cacheside import (
+    MISSING,
+    AsyncCached,
+    AsyncCachedMany,
+    Cache,
+    Cached,
+    CachedMany,
+    CacheUnavailable,
+    Warmed,
+    cached,
+    cached_many,
+    configure,
+    invalidates,
+    updates,
+)
+from cacheside.envelope import Missing
 
 cache: Cache = configure("memory://", ttl=60, namespace="shop")
 
@@ -183,3 +198,161 @@ try:
 except CacheUnavailable as error:
     assert_type(error.keys, frozenset[str] | None)
     assert_type(error.sent, bool)
+
+
+# Batches.
+
+
+@cached_many(key="user:{user_id}", ttl=60)
+def get_users(user_ids: Sequence[int]) -> Mapping[int, str]:
+    return {}
+
+
+@cached_many("user:{org}:{user_id}", 60, tags=("org:{org}", "user:{user_id}"), stale_while_revalidate=60)
+def get_users_of(org: int, user_ids: Sequence[int], *, session: object = None) -> dict[int, str | None]:
+    return {}
+
+
+@cache.cached_many(
+    key="user:{user_id}",
+    ttl=lambda value: 5.0,
+    jitter=0.1,
+    cache_if=lambda value: value is not None,
+    negative_ttl=timedelta(minutes=1),
+    ignore=("session",),
+    version=2,
+    serializer="json",
+    compress=None,
+    stale_if_error=timedelta(hours=1),
+    early_refresh=1.0,
+    load_timeout=5,
+)
+async def fetch_users(user_ids: Sequence[int], session: object = None) -> dict[int, bytes]:
+    return {}
+
+
+class Users:
+    @cached_many(key="user:{user_id}")
+    def get(self, user_ids: Sequence[int]) -> dict[int, str]:
+        return {}
+
+    @cache.cached_many("user:{user_id}")
+    async def aget(self, user_ids: Sequence[int]) -> dict[int, str]:
+        return {}
+
+    @cached_many("counts:{where}")
+    @classmethod
+    def counts(cls, places: Sequence[str]) -> dict[str, int]:
+        return {}
+
+    @cached_many("sizes:{where}")
+    @staticmethod
+    async def asizes(places: Sequence[str]) -> dict[str, int]:
+        return {}
+
+    @cached(key="one:{user_id}")
+    def one(self, user_id: int) -> str | None:
+        return None
+
+    @cached(key="one:{user_id}")
+    async def aone(self, user_id: int) -> bytes:
+        return b""
+
+
+users = Users()
+assert_type(get_users([1, 2]), Mapping[int, str])
+assert_type(get_users.__wrapped__([1]), Mapping[int, str])
+assert_type(get_users.keys((1, 2)), list[str])
+assert_type(get_users.key([1]), str)
+assert_type(get_users.refresh([1]), Mapping[int, str])
+assert_type(get_users.cache_info().hits, int)
+get_users.invalidate([1, 2])
+assert_type(get_users_of(7, range(5), session=None), dict[int, str | None])
+assert_type(get_users_of.keys(7, user_ids=[1]), list[str])
+assert_type(users.get([1]), dict[int, str])
+assert_type(users.get.keys([1]), list[str])
+users.get.invalidate([1])
+assert_type(Users.get(users, [1]), dict[int, str])
+assert_type(Users.counts(["x"]), dict[str, int])
+assert_type(users.counts.refresh(["x"]), dict[str, int])
+assert_type(Users.counts.keys(["x"]), list[str])
+many: CachedMany[[Sequence[int]], Mapping[int, str]] = get_users
+amany: AsyncCachedMany[[Sequence[int], object], dict[int, bytes]]
+rows: Callable[[Sequence[int]], Mapping[int, str]] = get_users
+
+
+async def batches() -> None:
+    assert_type(await fetch_users([1], session=None), dict[int, bytes])
+    assert_type(fetch_users.keys([1]), list[str])
+    assert_type(await fetch_users.refresh([1]), dict[int, bytes])
+    await fetch_users.invalidate([1])
+    assert_type(await users.aget([1]), dict[int, str])
+    assert_type(users.aget.keys([1]), list[str])
+    await users.aget.invalidate([1])
+    assert_type(await Users.asizes(["x"]), dict[str, int])
+    await Users.asizes.invalidate(["x"])
+
+
+# Other verbs, and options.
+
+seen = bare.peek(1)
+assert_type(seen, str | Literal[Missing.MISSING])
+if seen is not MISSING:
+    assert_type(seen, str)
+else:
+    assert_type(seen, Literal[Missing.MISSING])
+maybe = users.one.peek(1)
+assert_type(maybe, str | None | Literal[Missing.MISSING])
+if maybe is not MISSING:
+    assert_type(maybe, str | None)
+assert_type(bare.set("known", 1), bool)
+assert_type(called.set("known", 1, flag=True), bool)
+assert_type(users.one.set(None, user_id=1), bool)
+assert_type(bare.warm([1, (2,), {"user_id": 3}]), Warmed)
+assert_type(bare.warm(range(5), concurrency=2, progress=True).error, Exception | None)
+assert_type(users.one.warm([1], progress=print).failed, int)
+
+
+@cached(
+    key="user:{user_id}",
+    tags=("user:{user_id}",),
+    stale_while_revalidate=timedelta(minutes=5),
+    stale_if_error=3600,
+    early_refresh=1.0,
+    load_timeout=2.5,
+    max_loads=4,
+    max_loads_wait=timedelta(seconds=1),
+)
+def with_windows(user_id: int) -> str:
+    return ""
+
+
+@cached("user:{user_id}", 60, tags=["user:{user_id}"], max_loads=1)
+async def fetch_with_tags(user_id: int) -> str:
+    return ""
+
+
+@invalidates("user:{user_id}", tags=("org:{org}",))
+def write_with_tags(user_id: int, org: int) -> None: ...
+
+
+@invalidates("user:{user_id}", stale=timedelta(minutes=1))
+def write_and_mark(user_id: int) -> None: ...
+
+
+async def verbs(numbers: AsyncIterator[int]) -> None:
+    found = await fetch_bare.peek(1)
+    assert_type(found, bytes | Literal[Missing.MISSING])
+    if found is not MISSING:
+        assert_type(found, bytes)
+    assert_type(await fetch_bare.set(b"", 1), bool)
+    assert_type(await users.aone.set(b"", 1), bool)
+    assert_type(await fetch_bare.warm([1, 2], concurrency=2), Warmed)
+    assert_type(await fetch_bare.warm(numbers, progress=lambda warmed: print(warmed.calls)), Warmed)
+    assert_type(await fetch_with_tags(1), str)
+    await cache.ainvalidate(tags=["org:7"])
+
+
+cache.invalidate(tags=("org:7",))
+assert_type(with_windows(1), str)
+assert_type(with_windows.cache_info().rescued, int)
