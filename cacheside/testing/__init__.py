@@ -15,6 +15,7 @@ from ..hitpath import Switch, reset
 from .batches import BatchPromises
 from .bench import Subject
 from .claims import ClaimPromises
+from .freshness import FreshnessPromises
 from .guards import GuardPromises
 from .protocol import ProtocolPromises
 from .reads import ReadPromises
@@ -87,6 +88,7 @@ class BackendConformance(
     ReadPromises,
     WritePromises,
     StrictPromises,
+    FreshnessPromises,
 ):
     """What every backend has to do, as tests for pytest: inherit them, and say what is to be tested.
 
