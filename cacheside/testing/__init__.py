@@ -17,6 +17,7 @@ from .bench import Subject
 from .claims import ClaimPromises
 from .freshness import FreshnessPromises
 from .guards import GuardPromises
+from .marks import MarkPromises
 from .protocol import ProtocolPromises
 from .reads import ReadPromises
 from .strict import StrictPromises
@@ -89,6 +90,7 @@ class BackendConformance(
     WritePromises,
     StrictPromises,
     FreshnessPromises,
+    MarkPromises,
 ):
     """What every backend has to do, as tests for pytest: inherit them, and say what is to be tested.
 
