@@ -21,6 +21,7 @@ from .marks import MarkPromises
 from .protocol import ProtocolPromises
 from .reads import ReadPromises
 from .strict import StrictPromises
+from .tags import TagPromises
 from .updates import UpdatePromises
 from .writes import WritePromises
 
@@ -91,6 +92,7 @@ class BackendConformance(
     StrictPromises,
     FreshnessPromises,
     MarkPromises,
+    TagPromises,
 ):
     """What every backend has to do, as tests for pytest: inherit them, and say what is to be tested.
 

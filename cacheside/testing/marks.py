@@ -104,7 +104,7 @@ class MarkPromises(Promises):
 
     @promise_of("claims")
     def test_mark_during_a_load(self, bench: Bench) -> None:
-        """A load that a mark overtakes is not stored, whether it is a miss or a refresh: the value is refreshed again."""
+        """A load that a mark overtakes is not stored, be it a miss or a refresh: the value is refreshed later."""
         for cold in (True, False):
             store, gate, key = Store(), bench.gate(), f"{cold}:{{row}}"
             slow, read = windowed(bench, store, gate, key=key), windowed(bench, store, key=key)
