@@ -17,6 +17,7 @@ from .bench import Subject
 from .claims import ClaimPromises
 from .freshness import FreshnessPromises
 from .guards import GuardPromises
+from .limits import LimitPromises
 from .marks import MarkPromises
 from .protocol import ProtocolPromises
 from .reads import ReadPromises
@@ -93,6 +94,7 @@ class BackendConformance(
     FreshnessPromises,
     MarkPromises,
     TagPromises,
+    LimitPromises,
 ):
     """What every backend has to do, as tests for pytest: inherit them, and say what is to be tested.
 
