@@ -64,7 +64,7 @@ class LimitPromises(Promises):
 
     @promise_of("claims")
     def test_load_timeout_with_an_old_value(self, bench: Bench) -> None:
-        """Who would wait too long gets an old value, if `stale_if_error` allows it, and the load ends in the background."""
+        """Who would wait too long gets an old value, if `stale_if_error` allows one; the load still ends."""
         store, gate = Store(), bench.gate()
         windows: dict[str, Any] = {"stale_while_revalidate": 0, "stale_if_error": LONG, "load_timeout": SHORT}
         short, slow = windowed(bench, store, ttl=SHORT, **windows), windowed(bench, store, gate, **windows)
