@@ -167,7 +167,7 @@ def test_claim_is_sent_once(here: Adapter, redis_server: RedisServer, namespace:
     here.store(namespace, b"value")
     seen = here.lookup(namespace, 60).seen
     for _ in range(2):
-        assert say(redis_server, "EVAL", scripts.CLAIM.text, 1, namespace, seen[1:17], MARK, 60_000) == 1
+        assert say(redis_server, "EVAL", scripts.CLAIM.text, 1, namespace, seen[1:30], MARK, 60_000) == 1
 
 
 # --- marks ---

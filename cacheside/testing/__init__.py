@@ -15,12 +15,16 @@ from ..hitpath import Switch, reset
 from .batches import BatchPromises
 from .bench import Subject
 from .claims import ClaimPromises
+from .freshness import FreshnessPromises
 from .guards import GuardPromises
+from .limits import LimitPromises
 from .many import ManyPromises
 from .many_races import ManyRacePromises
+from .marks import MarkPromises
 from .protocol import ProtocolPromises
 from .reads import ReadPromises
 from .strict import StrictPromises
+from .tags import TagPromises
 from .updates import UpdatePromises
 from .verbs import VerbPromises
 from .writes import WritePromises
@@ -93,6 +97,10 @@ class BackendConformance(
     ManyPromises,
     ManyRacePromises,
     VerbPromises,
+    FreshnessPromises,
+    MarkPromises,
+    TagPromises,
+    LimitPromises,
 ):
     """What every backend has to do, as tests for pytest: inherit them, and say what is to be tested.
 

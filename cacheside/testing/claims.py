@@ -100,10 +100,13 @@ class ClaimPromises(Promises):
     @promise_of("claims")
     def test_claim_of_something_else(self, bench: Bench) -> None:
         """There is no claim on an entry that has changed since it was seen, nor on a lease, a guard, or nothing."""
-        refilled, marked, leased, locked, gone = keys = [bench.key(text) for text in ("f", "m", "l", "g", "n")]
+        keys = [bench.key(text) for text in ("f", "m", "l", "g", "n", "r")]
+        refilled, marked, leased, locked, gone, refreshed = keys
         for key in keys:
             bench.store(key, b"value")
+        claim = claimed(bench, refreshed)
         seen = {key: bench.hit(key).seen for key in keys}
+        assert bench.fill(refreshed, claim, b"value") is True
         bench.invalidate(refilled, leased, gone)
         bench.store(refilled, b"value")
         bench.mark_stale(marked)

@@ -43,7 +43,8 @@ REPLACE = _script(
 LEASE = _script(
     "if redis.call('SET',KEYS[1],ARGV[1],'NX','PX',ARGV[2]) then return false end return redis.call('GET',KEYS[1])"
 )
-# ARGV: the token that was seen, mine, and for how many ms. The header is written in place, so that the ttl stays.
+# ARGV: the token and the claim deadline that were seen, my token, and for how many ms. The header is written in place,
+# so that the ttl stays.
 CLAIM = _script(
     """
 local h=redis.pcall('GETRANGE',KEYS[1],0,42)
@@ -52,7 +53,7 @@ local s,token,deadline=string.sub(h,1,1),string.sub(h,2,17),tonumber(string.sub(
 if (s~='V' and s~='S') or not deadline then return 0 end
 if token==ARGV[2] then return 1 end
 local t=redis.call('TIME') local now=t[1]*1000+math.floor(t[2]/1000)
-if token~=ARGV[1] or deadline>now then return 0 end
+if string.sub(h,2,30)~=ARGV[1] or deadline>now then return 0 end
 redis.call('SETRANGE',KEYS[1],1,ARGV[2]..string.format('%013d',now+tonumber(ARGV[3])))
 return 1"""
 )

@@ -156,10 +156,13 @@ class Protocol:
 
         Nor is its token remembered where it got no answer: no lookup meets it as a lease. The value is served on, and
         can be claimed again when that claim is over.
+
+        Race: a value is seen with a claim on it, and filled meanwhile: the new one is under the token of that claim. So
+        the deadlines are compared as well.
         """
         token = tokens.fresh()
         period = min(ms(lease), _LONGEST_HOLD)
-        claiming = evaluate(scripts.CLAIM, [key], seen[1:17], token, period, send=once)
+        claiming = evaluate(scripts.CLAIM, [key], seen[1:30], token, period, send=once)
         return Leased(token) if answered((yield from claiming)) == 1 else Busy()
 
     def mark_stale(self, keys: Sequence[str], grace: float) -> Operation:
