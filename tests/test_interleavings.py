@@ -12,7 +12,9 @@ import pytest
 from long import LONG, scaled
 from model.calls import by_hand
 from model.explore import Cast, explore
-from model.places import Memory, Place, opened
+from model.on_memory import Memory
+from model.place import Place
+from model.places import opened
 
 MEMORY = "memory"
 ON_A_SERVER = (
@@ -82,7 +84,7 @@ def test_larger_casts_in_trouble(place: Place, cast: Cast) -> None:
     100 interleavings of each in the normal run; in the long one 100,000.
     """
     if not place.lossy:
-        cast = cast._replace(readers=[0] * len(cast.readers), writers=[(0, kind) for _, kind in cast.writers], losses=0)
+        cast = cast.in_one_process
     limit = scaled(100, 100_000)
     with by_hand():
         count = explore(place, cast, switches=1, limit=limit)

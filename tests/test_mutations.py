@@ -11,7 +11,9 @@ from model.calls import by_hand
 from model.explore import explore
 from model.machine import run
 from model.mutations import MEMORY, MUTATIONS, Mutation
-from model.places import Memory, Place, opened
+from model.on_memory import Memory
+from model.place import Place
+from model.places import opened
 from model.world import Violation
 
 

@@ -41,10 +41,7 @@ class Mutation(NamedTuple):
 
     def cast_for(self, place: str) -> Cast:
         """Who plays there: in memory all in one process."""
-        cast = self.cast
-        if place != MEMORY:
-            return cast
-        return cast._replace(readers=[0] * len(cast.readers), writers=[(0, kind) for _, kind in cast.writers])
+        return self.cast.in_one_process if place == MEMORY else self.cast
 
 
 def _replace_script(patch: Patch, name: str, old: str, new: str) -> None:
