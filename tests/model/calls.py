@@ -248,7 +248,8 @@ class Call:
         world, reply = self.world, None
         if fate in _ARRIVE:
             reply = world.execute(self.command)
-            self._seen = world.changes
+            if not isinstance(self.step, Ask) or self.step.verb not in ("replace", "claim"):
+                self._seen = world.changes  # these are refused if there was a change since the lookup
             self.carried_out()
         elif fate in _LATE:
             world.late.append(self.command)
