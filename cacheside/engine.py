@@ -47,7 +47,7 @@ class Visit:
 
     Args:
         key: as the backend knows it.
-        lane: names the flights that it may share: the key, and how its values are read.
+        lane: names the flights that it may share: the key, how its values are read, and its tags.
         arrived: the tick of its beginning.
         lease: seconds after which it waits no longer.
         sync: whether it is a call in plain code.
@@ -124,7 +124,10 @@ class Reader:
     def _visit(self, key: str, sync: bool, tags: Sequence[str] = ()) -> Visit:
         core = self.core
         lease = min(core.lease, self.patience)
-        return Visit(key, key + self.codec.identity, core.flights.tick(), lease, sync, tags)
+        lane = key + self.codec.identity
+        if tags:  # a load of those who have others would be proven by the fill, whatever became of these
+            lane = "\0".join((lane, *tags))
+        return Visit(key, lane, core.flights.tick(), lease, sync, tags)
 
     def _settle(self, visit: Visit, answer: Any, why: Miss) -> Steps:
         """From the answer to the first lookup to an outcome."""

@@ -39,6 +39,12 @@ def server(request: pytest.FixtureRequest) -> Place:
     return opened(request, request.param)
 
 
+@pytest.fixture(params=[MEMORY, ON_A_SERVER[0]])
+def more(request: pytest.FixtureRequest) -> Place:
+    """Each backend that can claim, mark and tag."""
+    return opened(request, request.param)
+
+
 @KINDS
 @WARM
 def test_two_readers_of_one_process_and_a_writer(place: Place, kind: str, warm: bool) -> None:
@@ -64,6 +70,16 @@ def test_readers_of_two_processes_and_a_writer(server: Place, kind: str, warm: b
         count = explore(server, Cast([0, 1], [(2, kind)], warm=warm))
     assert count.all
     assert count.runs > 5
+
+
+def test_readers_with_a_tag_and_without_share_an_entry_but_no_load(more: Place) -> None:
+    """A tag is turned while a function without it loads: nobody who has it, and comes then, joins that load.
+
+    The fill of that load is accepted, for the lease of the entry has nothing to do with the tag; so it would be shared.
+    """
+    with by_hand():
+        count = explore(more, Cast([(0, "tagged"), 0], [(0, "tag")]), switches=None if LONG else 1)
+    assert count.all
 
 
 @pytest.mark.parametrize(
