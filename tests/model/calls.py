@@ -101,6 +101,10 @@ class WriteFailed(Exception):
     """What the user's write function raises, though it has committed."""
 
 
+def _verb(step: Ask | Abandon) -> str:
+    return step.verb if isinstance(step, Ask) else "release"
+
+
 class Call:
     """A read, a refresh or a write."""
 
@@ -122,7 +126,8 @@ class Call:
         self._answer: Any = _UNHEARD
         self._loaded: int = 0
         self._until = 0.0
-        self._seen = -1  # the state of the key that its last command left
+        self._seen = -1  # the changes that its last lookup knew of, and its own since
+        self._first = True  # command of its operation
         self.undelivered = 0  # the process's count, before this call went on for the last time
 
     def routine(self) -> Any:
@@ -231,8 +236,9 @@ class Call:
             self.ended(Raised(error))
             return
         if isinstance(step, (Ask, Abandon)):
-            verb, args = step if isinstance(step, Ask) else ("release", tuple(step))
-            self._operation = self.world.place.operation(self.process.core, verb, args)
+            args = step.args if isinstance(step, Ask) else tuple(step)
+            self._operation = self.world.place.operation(self.process.core, _verb(step), args)
+            self._first = True
             self._next(None)
         elif isinstance(step, Load):
             self.move = Move.LOAD
@@ -247,9 +253,12 @@ class Call:
     def _send(self, fate: Fate) -> None:
         world, reply = self.world, None
         if fate in _ARRIVE:
+            before = world.changes
             reply = world.execute(self.command)
-            if not isinstance(self.step, Ask) or self.step.verb not in ("replace", "claim"):
-                self._seen = world.changes  # these are refused if there was a change since the lookup
+            if self._first and _verb(self.step) in ("lookup", "lookup_many"):
+                self._seen = before  # all that others change from now on may be news
+            self._seen += world.changes - before
+            self._first = False
             self.carried_out()
         elif fate in _LATE:
             world.late.append(self.command)
