@@ -49,7 +49,7 @@ class Visit:
 
     Args:
         key: as the backend knows it.
-        lane: names the flights that it may share: the key, and how its values are read.
+        lane: names the flights that it may share: the key, how its values are read, and its tags.
         arrived: the tick of its beginning.
         lease: seconds after which it waits no longer.
         sync: whether it is a call in plain code.

@@ -12,7 +12,9 @@ import pytest
 from long import LONG, scaled
 from model.calls import by_hand
 from model.explore import Cast, explore
-from model.places import Memory, Place, opened
+from model.on_memory import Memory
+from model.place import Place
+from model.places import opened
 
 MEMORY = "memory"
 ON_A_SERVER = (
@@ -34,6 +36,12 @@ def place(request: pytest.FixtureRequest) -> Place:
 @pytest.fixture(params=ON_A_SERVER)
 def server(request: pytest.FixtureRequest) -> Place:
     """Each backend that processes share."""
+    return opened(request, request.param)
+
+
+@pytest.fixture(params=[MEMORY, ON_A_SERVER[0]])
+def more(request: pytest.FixtureRequest) -> Place:
+    """Each backend that can claim, mark and tag."""
     return opened(request, request.param)
 
 
@@ -64,6 +72,16 @@ def test_readers_of_two_processes_and_a_writer(server: Place, kind: str, warm: b
     assert count.runs > 5
 
 
+def test_readers_with_a_tag_and_without_share_an_entry_but_no_load(more: Place) -> None:
+    """A tag is turned while a function without it loads: nobody who has it, and comes then, joins that load.
+
+    The fill of that load is accepted, for the lease of the entry has nothing to do with the tag; so it would be shared.
+    """
+    with by_hand():
+        count = explore(more, Cast([(0, "tagged"), 0], [(0, "tag")]), switches=None if LONG else 1)
+    assert count.all
+
+
 @pytest.mark.parametrize(
     "cast",
     [
@@ -82,7 +100,7 @@ def test_larger_casts_in_trouble(place: Place, cast: Cast) -> None:
     100 interleavings of each in the normal run; in the long one 100,000.
     """
     if not place.lossy:
-        cast = cast._replace(readers=[0] * len(cast.readers), writers=[(0, kind) for _, kind in cast.writers], losses=0)
+        cast = cast.in_one_process
     limit = scaled(100, 100_000)
     with by_hand():
         count = explore(place, cast, switches=1, limit=limit)

@@ -10,7 +10,8 @@ import pytest
 from long import LONG, scaled
 from model.calls import by_hand
 from model.machine import run
-from model.places import Place, opened
+from model.place import Place
+from model.places import opened
 
 
 @pytest.fixture(

@@ -10,15 +10,19 @@ from long import scaled
 from model.calls import by_hand
 from model.explore import explore
 from model.machine import run
-from model.mutations import MEMORY, MUTATIONS, Mutation
-from model.places import Memory, Place, opened
+from model.mutating import MEMORY, Mutation
+from model.mutations import MUTATIONS
+from model.mutations_of_freshness import FRESHNESS
+from model.on_memory import Memory
+from model.place import Place
+from model.places import opened
 from model.world import Violation
 
 
 def _cases() -> list[object]:
     return [
         pytest.param(mutation, name, id=f"{mutation.name}-{name}", marks=() if name == MEMORY else pytest.mark.server)
-        for mutation in MUTATIONS
+        for mutation in (*MUTATIONS, *FRESHNESS)
         for name in mutation.breaks
     ]
 

@@ -1,7 +1,8 @@
 """One call under way: the library's own code, which goes on by one step when the test says so.
 
 A call is a routine that yields the steps of `steps.py`, and `Commit` where the user's write function would be at work.
-It is advanced in *moves*, the smallest that another thread or process could come between:
+`readers.py` and `writers.py` have the kinds of calls. Each is advanced in *moves*, the smallest that another thread or
+process could come between:
 
     BEGIN       the call starts, up to its first step
     COMMAND     one command reaches the server and is carried out (or is lost: see `Fate`)
@@ -28,12 +29,10 @@ import pytest
 from cacheside import drivers, engine, health
 from cacheside.backends.base import Hit
 from cacheside.envelope import Raised
-from cacheside.errors import CachesideError, CacheUnavailable
-from cacheside.steps import Abandon, Ask, Failed, Load, Pause, Wait
-from cacheside.targets import Entry, Terms
-from cacheside.writes import Write
+from cacheside.errors import CachesideError
+from cacheside.steps import Abandon, Ask, Failed, Load, Pause, Spawn, Wait
 
-from .places import Operation, clock
+from .place import Operation, clock
 
 if TYPE_CHECKING:
     from .world import Process, World
@@ -102,10 +101,16 @@ class WriteFailed(Exception):
     """What the user's write function raises, though it has committed."""
 
 
+def _verb(step: Ask | Abandon) -> str:
+    return step.verb if isinstance(step, Ask) else "release"
+
+
 class Call:
-    """A read or a write. `Read` and `Written` say what it is."""
+    """A read, a refresh or a write."""
 
     reads = False
+    refreshes = False
+    """Whether it may begin refreshes."""
 
     def __init__(self, world: World, process: Process, name: str) -> None:
         self.world = world
@@ -121,7 +126,8 @@ class Call:
         self._answer: Any = _UNHEARD
         self._loaded: int = 0
         self._until = 0.0
-        self._seen = -1  # the state of the key that its last command left
+        self._seen = -1  # the changes that its last lookup knew of, and its own since
+        self._first = True  # command of its operation
         self.undelivered = 0  # the process's count, before this call went on for the last time
 
     def routine(self) -> Any:
@@ -148,8 +154,8 @@ class Call:
 
     @property
     def heard_by_none(self) -> bool:
-        """Whether it is about to hear of a hit, which nobody else can notice."""
-        return self.move is Move.HEAR and type(self._answer) is Hit
+        """Whether it is about to hear of a hit, which nobody else can notice (if it refreshes nothing, that is)."""
+        return self.move is Move.HEAR and type(self._answer) is Hit and not self.refreshes
 
     def advance(self, fate: Fate = Fate.DONE) -> None:
         """Make the next move."""
@@ -213,7 +219,11 @@ class Call:
         self.undelivered = self.process.core.book.undelivered
         self._answer = _UNHEARD
         try:
-            self.step = step = how(what)
+            step = how(what)
+            while isinstance(step, Spawn):
+                self.world.spawn(self, step.steps)
+                step = self._routine.send(True)
+            self.step = step
         except StopIteration as end:
             self.move = Move.OVER
             self.ended(end.value)
@@ -226,8 +236,9 @@ class Call:
             self.ended(Raised(error))
             return
         if isinstance(step, (Ask, Abandon)):
-            verb, args = step if isinstance(step, Ask) else ("release", tuple(step))
-            self._operation = self.world.place.operation(self.process.core, verb, args)
+            args = step.args if isinstance(step, Ask) else tuple(step)
+            self._operation = self.world.place.operation(self.process.core, _verb(step), args)
+            self._first = True
             self._next(None)
         elif isinstance(step, Load):
             self.move = Move.LOAD
@@ -242,8 +253,12 @@ class Call:
     def _send(self, fate: Fate) -> None:
         world, reply = self.world, None
         if fate in _ARRIVE:
+            before = world.changes
             reply = world.execute(self.command)
-            self._seen = world.changes
+            if self._first and _verb(self.step) in ("lookup", "lookup_many"):
+                self._seen = before  # all that others change from now on may be news
+            self._seen += world.changes - before
+            self._first = False
             self.carried_out()
         elif fate in _LATE:
             world.late.append(self.command)
@@ -262,89 +277,6 @@ class Call:
         self.move = Move.COMMAND if self._answer is _UNHEARD else Move.HEAR
 
 
-class Read(Call):
-    """One call of a cached function."""
-
-    reads = True
-
-    def routine(self) -> Any:
-        return self.process.reader.read(self.world.place.key, sync=False)
-
-    def began(self) -> None:
-        self.floor = max(self.world.completed, self.process.completed)
-
-    def ended(self, outcome: Any) -> None:
-        if isinstance(outcome, Raised):
-            if not isinstance(outcome.error, LoadFailed):
-                raise outcome.error
-            outcome = outcome.error.version
-        self.world.judge(outcome, self.floor, f"{self.name} returned")
-
-
-class Written(Call):
-    """One call of a decorated write function."""
-
-    def __init__(self, world: World, process: Process, name: str, terms: Terms) -> None:
-        self.terms = terms
-        self.version = 0
-        self.placed = False
-        """Its mark is on the key, or may be."""
-        self.guarded = False
-        """It knows that."""
-        self.guard_lost = False
-        super().__init__(world, process, name)
-
-    @property
-    def guarding(self) -> bool:
-        """Whether its mark may be on the key, and may not expire."""
-        return self.placed and self.live
-
-    def routine(self) -> Any:
-        return _write(self)
-
-    def carried_out(self) -> None:
-        if isinstance(self.step, Ask) and self.step.verb == "guard" and not self.world.place.looks(self.command):
-            self.placed = True
-
-    def heard(self, step: Any, answer: Any) -> None:
-        if isinstance(step, Ask) and step.verb == "guard" and type(answer) is not Failed:
-            self.guarded = True
-
-    def committed(self) -> None:
-        self.version = self.world.commit()
-
-    @property
-    def kept(self) -> bool:
-        """Whether the guard has protected all of it, so that not even a crash or an outage can leave it stale."""
-        return self.guarded and not self.guard_lost
-
-    def ended(self, outcome: Any) -> None:
-        if isinstance(outcome, Raised):
-            if isinstance(outcome.error, CacheUnavailable) and not self.version:
-                return  # refused
-            if not isinstance(outcome.error, WriteFailed):
-                raise outcome.error
-        delivered = self.undelivered == self.process.core.book.undelivered
-        self.world.write_over(self, delivered)
-
-
-# The write function of the user, as the decorator runs it (`writes.wrap`), in its async form.
-async def _write(call: Written) -> None:
-    entries = [Entry(call.process.core, call.world.place.key, call.process.reader.keeper)]
-    async with Write(_no_home, "write", call.terms, [lambda values: entries]) as write:
-        await _hand_over(Commit())
-        write.returned(call.version)
-
-
-def _no_home() -> Any:
-    raise AssertionError("all targets are known")
-
-
-@types.coroutine
-def _hand_over(step: Any) -> Generator[Any, Any, Any]:
-    return (yield step)
-
-
 @types.coroutine
 def _adrive(steps: Any, core: Any) -> Generator[Any, Any, Any]:
     return (yield from steps)
@@ -361,7 +293,7 @@ def by_hand() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(drivers, "adrive", _adrive)
         patch.setattr(drivers, "afinish", _afinish)
-        for module in ("engine", "core", "backends.memcached.known"):
+        for module in ("engine", "core", "freshness", "backends.memcached.known"):
             patch.setattr(f"cacheside.{module}.time", SimpleNamespace(monotonic=clock))
         patch.setattr(health.logger(), "disabled", True)  # thousands of outages
         # Each call counts as a task of one loop: that they share a thread is no recursion.

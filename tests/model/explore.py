@@ -11,14 +11,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .calls import LOSSES, Call, Fate, Move, Written
+from .calls import LOSSES, Call, Fate, Move
+from .place import ENTRY, TAG
+from .readers import KINDS
 from .world import Violation, World
+from .writers import Written
 
-STORE, CACHE, WRITES = "store", "cache", "completed writes"
-_ALL = frozenset((STORE, CACHE, WRITES))
+STORE, CLOCK, WRITES = "store", "clock", "completed writes"
+_KEYS = frozenset((ENTRY, TAG))
+_ALL = _KEYS | {STORE, WRITES}
+_CLOCK = frozenset((CLOCK,))
+_NOTHING: frozenset[str] = frozenset()
 
 Choice = tuple[int, Fate]
-"""Who moves next, and how the move ends. After the calls of the cast come `drop` and `late`."""
+"""Who moves next, and how the move ends: a call by its number, or the world around them (the negative ones)."""
+_NOBODY, _LATE, _TTL = -1, -2, -3
+_DROPS = {-4: ENTRY, -5: TAG}
 
 
 class Touch(NamedTuple):
@@ -35,19 +43,36 @@ class Touch(NamedTuple):
 class Cast(NamedTuple):
     """Who plays, and what may go wrong, how often.
 
-    readers: the process of each; writers: process and kind of each. warm: there is a value in the cache at first.
-    drops: how often what the key holds may be lost (the guard of a writer at work only as one of `lost_guards`).
-    crashes: of writers. losses: commands that get lost, in any of the ways of `fates`.
+    readers: process and kind of each, or just the process of a plain one; writers: process and kind of each.
+    warm: there is a value in the cache at first, of the first reader. past: one that is past its ttl. ttls: how often
+    ttls pass. drops: how often what a key holds may be lost (the guard of a writer at work only as one of
+    `lost_guards`). crashes: of writers. losses: commands that get lost, in any of the ways of `fates`. raises: loads
+    that fail.
     """
 
-    readers: Sequence[int]
+    readers: Sequence[int | tuple[int, str]]
     writers: Sequence[tuple[int, str]]
     warm: bool = False
+    past: bool = False
+    ttls: int = 0
+    raises: int = 0
     drops: int = 0
     lost_guards: int = 0
     crashes: int = 0
     losses: int = 0
     fates: tuple[Fate, ...] = LOSSES
+
+    @property
+    def reads(self) -> list[tuple[int, str]]:
+        """Process and kind of each reader."""
+        return [(reader, "plain") if isinstance(reader, int) else reader for reader in self.readers]
+
+    @property
+    def in_one_process(self) -> Cast:
+        """The same, as it is in memory."""
+        return self._replace(
+            readers=[(0, kind) for _, kind in self.reads], writers=[(0, kind) for _, kind in self.writers], losses=0
+        )
 
     @property
     def troubled(self) -> bool:
@@ -73,27 +98,36 @@ class Play:
     """One run of a cast."""
 
     def __init__(self, place: object, cast: Cast) -> None:
-        processes = 1 + max([*cast.readers, *(process for process, _ in cast.writers)])
+        processes = 1 + max(process for process, _ in [*cast.reads, *cast.writers])
         self.world = world = World(place, processes)  # type: ignore[arg-type]  # a Place
         self.cast = cast
-        self.drops, self.lost_guards, self.losses, self.crashes = (
+        self.drops, self.lost_guards, self.losses, self.crashes, self.ttls, self.raises = (
             cast.drops,
             cast.lost_guards,
             cast.losses,
             cast.crashes,
+            cast.ttls,
+            cast.raises,
         )
-        if cast.warm:
-            world.read(0)
+        if cast.warm or cast.past:
+            world.read(0, cast.reads[0][1])
             world.finish()
             world.calls.clear()
-        for process in cast.readers:
-            world.read(process)
+        if cast.past:
+            world.pass_ttl()
+        for process, kind in cast.reads:
+            world.read(process, kind)
         for process, kind in cast.writers:
             world.write(process, kind).advance()  # its beginning touches nothing
-        # Readers of a process share flights. Its writers share with them only what could not be delivered.
+        # Readers of a process share flights, with each other and with their refreshes. Its writers share with them only
+        # what could not be delivered.
         alone = [call.process for call in world.calls if call.reads or cast.losses]
-        self.alone = {process for process in alone if alone.count(process) == 1}
-        self.late_number, self.drop_number = len(world.calls), len(world.calls) + 1
+        refreshing = {call.process for call in world.calls if call.refreshes}
+        self.alone = {process for process in alone if alone.count(process) == 1} - refreshing
+        # What a beginning reads: all of its lookup that may be in one command.
+        tagged = any(KINDS[kind].tagged for _, kind in cast.reads)
+        self.keys = _KEYS if tagged else frozenset((ENTRY,))
+        self.clock = _CLOCK if cast.ttls else _NOTHING
 
     def choices(self) -> dict[Choice, Touch]:
         """What can happen now."""
@@ -108,62 +142,83 @@ class Play:
                     found[number, fate] = touch
             if self.crashes and isinstance(call, Written):
                 found[number, Fate.CRASH] = Touch(frozenset(), _ALL)
+            if self.raises and call.reads and call.move is Move.RETURN:
+                found[number, Fate.RAISES] = touch
         if self.world.late:
-            found[self.late_number, Fate.DONE] = Touch(frozenset(), frozenset((CACHE,)))
-        if (self.drops and self.world.droppable) or (self.lost_guards and self.world.look()[0] == "guard"):
-            found[self.drop_number, Fate.DONE] = Touch(frozenset(), frozenset((CACHE,)))
+            found[_LATE, Fate.DONE] = Touch(_NOTHING, _KEYS)
+        if self.ttls:
+            found[_TTL, Fate.DONE] = Touch(_NOTHING, _CLOCK)
+        for number, name in _DROPS.items():
+            lost = self.lost_guards and self.world.held(name) == "guard"
+            if lost or (self.drops and self.world.droppable(name)):
+                found[number, Fate.DONE] = Touch(_NOTHING, frozenset((name,)))
         return found
 
     def _touch(self, call: Call) -> Touch:
-        here = f"process {call.process.number}"
+        here = frozenset((f"process {call.process.number}",))
         move, world = call.move, self.world
         if move is Move.LOAD:
-            return Touch(frozenset((STORE,)), frozenset())
+            return Touch(frozenset((STORE,)), _NOTHING)
         if move is Move.COMMIT:
-            return Touch(frozenset(), frozenset((STORE,)))
+            return Touch(_NOTHING, frozenset((STORE,)))
         if move in (Move.RETURN, Move.HEAR, Move.WAKE):
-            return Touch(frozenset(), frozenset((here,)))
-        looks = move is not Move.COMMAND or world.place.looks(call.command)
+            return Touch(self.clock, here)
+        sends = move is Move.COMMAND
+        keys = world.place.about(call.command) if sends else self.keys
+        writes = frozenset((WRITES,))
         if not call.reads:
-            writes = frozenset((WRITES, here)) if self.cast.losses else frozenset((WRITES,))
-            return Touch(frozenset((CACHE,)), writes if looks else writes | {CACHE})
-        if looks and world.look()[0]:
-            return Touch(frozenset((CACHE, WRITES)), frozenset((here,)))
-        return Touch(frozenset((WRITES,)), frozenset((CACHE, here)))
+            if self.cast.losses:
+                writes |= here
+            return Touch(keys, writes if world.place.looks(call.command) else writes | keys)
+        if world.place.still(call.command) if sends else world.look().kind:
+            return Touch(keys if keys == {TAG} else keys | writes, here)
+        return Touch(writes, keys | here)
 
     def make(self, choice: Choice) -> None:
         """Let it happen."""
         number, fate = choice
         world = self.world
-        if number == self.late_number:
+        if number == _LATE:
             world.arrive_late()
             return
-        if number == self.drop_number:
-            if world.droppable:
+        if number == _TTL:
+            self.ttls -= 1
+            world.pass_ttl()
+            return
+        if number in _DROPS:
+            name = _DROPS[number]
+            if world.droppable(name):
                 self.drops -= 1
             else:
                 self.lost_guards -= 1
-            world.drop()
+            world.drop(name)
             return
         call = world.calls[number]
         if fate is Fate.CRASH:
             self.crashes -= 1
             world.advance(call, fate)
             return
-        # A beginning and the end of a pause touch nothing but what the next command does, and come just before it.
-        while call.move in (Move.BEGIN, Move.POLL):
-            world.advance(call)
-        if call.move is not Move.COMMAND:
-            fate = Fate.DONE
-        self.losses -= fate is not Fate.DONE
-        if call.live:
+        if fate is Fate.RAISES:
+            self.raises -= 1
             world.advance(call, fate)
+        else:
+            self._go_on(call, fate)
         # A writer is over as soon as its last command has been carried out, which is earlier than it can be in life;
         # and how late a reader hears an answer matters only to those with whom it shares flights, if to anybody.
         while call.move is Move.HEAR and (
             isinstance(call, Written) or call.process in self.alone or call.heard_by_none
         ):
             world.advance(call)
+
+    def _go_on(self, call: Call, fate: Fate) -> None:
+        # A beginning and the end of a pause touch nothing but what the next command does, and come just before it.
+        while call.move in (Move.BEGIN, Move.POLL):
+            self.world.advance(call)
+        if call.move is not Move.COMMAND:
+            fate = Fate.DONE
+        self.losses -= fate is not Fate.DONE
+        if call.live:
+            self.world.advance(call, fate)
 
 
 class Count(NamedTuple):
@@ -203,7 +258,7 @@ def explore(
 
 def _run(play: Play, path: list[Node], reduced: bool, switches: int | None) -> bool:
     """Follow `path`, then go on to the end. False: the rest has been seen already, in another order."""
-    world, asleep, last, interrupted = play.world, {}, -1, 0
+    world, asleep, last, interrupted = play.world, {}, _NOBODY, 0
     depth = 0
     while True:
         if depth == len(path):

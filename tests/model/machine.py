@@ -23,14 +23,37 @@ from hypothesis.stateful import (
 from cacheside.steps import Abandon
 
 from .calls import LOSSES, Call, Fate, Move
-from .places import Place
-from .world import KINDS, World
+from .place import ENTRY, TAG, Place
+from .readers import Read
+from .world import World
+from .writers import Written
 
 READERS = WRITERS = 3
 
-_TROUBLES = ("lose", "drop", "lose the guard", "time", "crash", "kill", "cancel", "raise")
-_which = st.integers(0, 5)
-_kinds = st.sampled_from(sorted(KINDS))
+_TROUBLES = (
+    "lose",
+    "drop",
+    "drop the tag",
+    "lose the guard",
+    "lose the guard of the tag",
+    "ttl",
+    "time",
+    "crash",
+    "kill",
+    "cancel",
+    "raise",
+)
+_CASTS = (
+    (("plain",), ("plain", "strict", "updates")),
+    (("windowed",), ("plain", "strict", "updates", "marker")),
+    (("plain", "windowed", "rescuing"), ("plain", "strict", "updates", "marker")),
+    (("tagged",), ("plain", "strict", "tag", "strict tag")),
+    (("tagged", "plain"), ("plain", "tag", "strict tag", "updates")),
+    (("tagged windowed",), ("plain", "strict", "tag", "strict tag", "marker")),
+)
+"""The kinds of readers that share an entry, and of writers. The first is for places that can do no more."""
+
+_which = _kinds = st.integers(0, 5)
 _processes = st.integers(0, 2)
 _further = st.sampled_from((0, 1, 2, 3, 4, 5, 6, 50, 50, 50))  # of what was tried the most likely to make a race
 
@@ -54,7 +77,10 @@ def _troubled(trouble: str, *verbs: str) -> Callable[[Any], bool]:
     return lambda machine: trouble in machine.troubles and bool(machine.able(*verbs))
 
 
-_SENT = ("lookup", "replace", "fill", "release", "guard", "unguard", "update", "invalidate")
+_LOOKUPS = ("lookup", "lookup_many", "replace", "claim", "plant")
+_ENDS = ("fill", "fill_many", "release")
+_WRITES = ("guard", "unguard", "update", "invalidate", "mark_stale")
+_SENT = (*_LOOKUPS, *_ENDS, *_WRITES)
 
 
 class Machine(RuleBasedStateMachine):
@@ -62,6 +88,9 @@ class Machine(RuleBasedStateMachine):
 
     place: Place
     processes: int
+    readers: tuple[str, ...]
+    writers: tuple[str, ...]
+    """The kinds of them in this run."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,39 +115,49 @@ class Machine(RuleBasedStateMachine):
 
     def count(self, reads: bool) -> int:
         """How many are under way."""
-        return sum(call.live and call.reads is reads for call in self.world.calls)
+        kind = Read if reads else Written
+        return sum(call.live and isinstance(call, kind) for call in self.world.calls)
 
     @initialize(
         troubles=st.just(set()) | st.sets(st.sampled_from(_TROUBLES), max_size=3),
+        cast=st.integers(0, len(_CASTS) - 1),
         value=st.booleans(),
-        readers=st.lists(_processes, min_size=1, max_size=READERS),
+        readers=st.lists(st.tuples(_processes, _kinds), min_size=1, max_size=READERS),
         writers=st.lists(st.tuples(_processes, _kinds), max_size=WRITERS),
     )
-    def begin(self, troubles: set[str], value: bool, readers: list[int], writers: list[tuple[int, str]]) -> None:
+    def begin(
+        self,
+        troubles: set[str],
+        cast: int,
+        value: bool,
+        readers: list[tuple[int, int]],
+        writers: list[tuple[int, int]],
+    ) -> None:
         self.troubles = troubles
+        self.readers, self.writers = _CASTS[cast if self.place.more else 0]
         if value:
-            call = self.world.read(0)
+            call = self.world.read(0, self.readers[0])
             while call.live:
                 self.world.advance(call)
-        for process in readers:
-            self.read(process)
+        for process, kind in readers:
+            self.read(process, kind)
         for process, kind in writers:
             self.write(process, kind)
 
     @precondition(lambda self: self.count(True) < READERS)
-    @rule(process=_processes)
-    def read(self, process: int) -> None:
-        self.world.read(process % self.processes)
+    @rule(process=_processes, kind=_kinds)
+    def read(self, process: int, kind: int) -> None:
+        self.world.read(process % self.processes, self.readers[kind % len(self.readers)])
 
     @precondition(lambda self: self.count(False) < WRITERS)
     @rule(process=_processes, kind=_kinds)
-    def write(self, process: int, kind: str) -> None:
-        self.world.advance(self.world.write(process % self.processes, kind))
+    def write(self, process: int, kind: int) -> None:
+        self.world.advance(self.world.write(process % self.processes, self.writers[kind % len(self.writers)]))
 
-    @precondition(_can("lookup", "replace"))
+    @precondition(_can(*_LOOKUPS))
     @rule(which=_which, further=_further)
-    def lookup(self, which: int, further: int) -> None:
-        self.go(which, further, "lookup", "replace")
+    def lookup_or_claim(self, which: int, further: int) -> None:
+        self.go(which, further, *_LOOKUPS)
 
     @precondition(_can("load"))
     @rule(which=_which, further=_further)
@@ -130,10 +169,10 @@ class Machine(RuleBasedStateMachine):
     def load_ends(self, which: int, further: int) -> None:
         self.go(which, further, "return")
 
-    @precondition(_can("fill", "release"))
+    @precondition(_can(*_ENDS))
     @rule(which=_which, further=_further)
     def fill_or_release_the_lease(self, which: int, further: int) -> None:
-        self.go(which, further, "fill", "release")
+        self.go(which, further, *_ENDS)
 
     @precondition(_can("guard"))
     @rule(which=_which, further=_further)
@@ -145,10 +184,10 @@ class Machine(RuleBasedStateMachine):
     def commit(self, which: int, further: int) -> None:
         self.go(which, further, "commit")
 
-    @precondition(_can("invalidate"))
+    @precondition(_can("invalidate", "mark_stale"))
     @rule(which=_which, further=_further)
-    def invalidate(self, which: int, further: int) -> None:
-        self.go(which, further, "invalidate")
+    def invalidate_or_mark(self, which: int, further: int) -> None:
+        self.go(which, further, "invalidate", "mark_stale")
 
     @precondition(_can("update"))
     @rule(which=_which, further=_further)
@@ -165,16 +204,31 @@ class Machine(RuleBasedStateMachine):
     def hear_or_wake(self, which: int, further: int) -> None:
         self.go(which, further, "hear", "wake")
 
-    @precondition(lambda self: "drop" in self.troubles and self.world.droppable)
+    @precondition(lambda self: "drop" in self.troubles and self.world.droppable())
     @rule()
     def expire_or_evict(self) -> None:
         self.world.drop()
 
-    @precondition(lambda self: "lose the guard" in self.troubles and self.world.look()[0] == "guard")
+    @precondition(lambda self: "drop the tag" in self.troubles and self.world.droppable(TAG))
+    @rule()
+    def expire_or_evict_the_tag(self) -> None:
+        self.world.drop(TAG)
+
+    @precondition(lambda self: "lose the guard" in self.troubles and self.world.held(ENTRY) == "guard")
     @rule()
     def lose_the_guard(self) -> None:
         """Evicted, flushed, or gone with a restart of the server."""
         self.world.drop()
+
+    @precondition(lambda self: "lose the guard of the tag" in self.troubles and self.world.held(TAG) == "guard")
+    @rule()
+    def lose_the_guard_of_the_tag(self) -> None:
+        self.world.drop(TAG)
+
+    @precondition(lambda self: "ttl" in self.troubles)
+    @rule()
+    def expire_ttls(self) -> None:
+        self.world.pass_ttl()
 
     @precondition(lambda self: "time" in self.troubles)
     @rule()
@@ -224,8 +278,9 @@ class Machine(RuleBasedStateMachine):
         try:
             self.world.finish()
             for process in range(self.processes):
-                self.world.read(process)
-                self.world.finish()
+                for kind in self.readers:
+                    self.world.read(process, kind)
+                    self.world.finish()
         finally:
             self.world.dispose()
 

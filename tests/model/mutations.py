@@ -7,16 +7,13 @@ the smallest in which it is seen; `switches` bounds the search for it (see `expl
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, NamedTuple
-
-import pytest
+from typing import Any
 
 from cacheside import drivers
 from cacheside.backends.base import Hit, Leased
 from cacheside.backends.memcached import changes, fills
 from cacheside.backends.memcached import wire as memcached_wire
 from cacheside.backends.memory import MemoryBackend
-from cacheside.backends.redis import commands, scripts
 from cacheside.backends.redis import wire as redis_wire
 from cacheside.core import Core
 from cacheside.entries import Row
@@ -25,47 +22,21 @@ from cacheside.writes import Write
 
 from .calls import Fate
 from .explore import Cast
-
-Patch = pytest.MonkeyPatch
-MEMORY, REDIS, MEMCACHED = "memory", "redis", "memcached"
-_CHECK = "(s=='L' or s=='V' or s=='S') and string.sub(h,2,17)==ARGV[1]"  # of Redis' fill
-
-
-class Mutation(NamedTuple):
-    """What is broken (`breaks`: how, by the name of the place), and who notices."""
-
-    name: str
-    breaks: dict[str, Callable[[Patch], None]]
-    cast: Cast
-    switches: int = 1
-
-    def cast_for(self, place: str) -> Cast:
-        """Who plays there: in memory all in one process."""
-        cast = self.cast
-        if place != MEMORY:
-            return cast
-        return cast._replace(readers=[0] * len(cast.readers), writers=[(0, kind) for _, kind in cast.writers])
-
-
-def _replace_script(patch: Patch, name: str, old: str, new: str) -> None:
-    script: scripts.Script = getattr(scripts, name)
-    assert old in script.text, f"{name} does not say {old!r} any more"
-    patch.setattr(scripts, name, scripts._script(script.text.replace(old, new)))
+from .mutating import (
+    CHECK,
+    MEMCACHED,
+    MEMORY,
+    REDIS,
+    Mutation,
+    Patch,
+    replace_script,
+    sent_again,
+    unchecked_memory,
+    unchecked_redis,
+)
 
 
 # ---- fill without a token check
-def _unchecked_memory(patch: Patch) -> None:
-    def fill(self: MemoryBackend, key: str, token: Any, stored: Any, ttl: float | None) -> bool:
-        self._entries.put(key, stored, ttl)
-        return True
-
-    patch.setattr(MemoryBackend, "fill", fill)
-
-
-def _unchecked_redis(patch: Patch) -> None:
-    _replace_script(patch, "FILL", _CHECK, "true")
-
-
 def _unchecked_memcached(patch: Patch) -> None:
     def fill(key: bytes, token: Any, stored: bytes, ttl: float | None) -> Any:
         command = real(key, token, stored, ttl)
@@ -115,8 +86,8 @@ def _tombstone_redis(patch: Patch) -> None:
         return self._seen(reply) if (reply or b"")[:1] == b"V" else Leased(b"0" * 16)
 
     patch.setattr(redis_wire.Protocol, "lookup", lookup)
-    _replace_script(patch, "FILL", _CHECK, "s~='T'")
-    _replace_script(patch, "INVALIDATE", "do drop(k)", "do redis.call('SET',k,'T','PX',10000)")
+    replace_script(patch, "FILL", CHECK, "s~='T'")
+    replace_script(patch, "INVALIDATE", "do drop(k)", "do redis.call('SET',k,'T','PX',10000)")
 
 
 def _tombstone_memcached(patch: Patch) -> None:
@@ -156,7 +127,7 @@ def _one_token_memory(patch: Patch) -> None:
 
 
 def _one_token_redis(patch: Patch) -> None:
-    _replace_script(patch, "GUARD", "marks..ARGV[1]", "ARGV[1]")
+    replace_script(patch, "GUARD", "marks..ARGV[1]", "ARGV[1]")
 
 
 def _one_token_memcached(patch: Patch) -> None:
@@ -180,7 +151,7 @@ def _delete_memory(patch: Patch) -> None:
 
 
 def _delete_redis(patch: Patch) -> None:
-    _replace_script(patch, "INVALIDATE", "do drop(k)", "do redis.call('UNLINK',k)")
+    replace_script(patch, "INVALIDATE", "do drop(k)", "do redis.call('UNLINK',k)")
 
 
 def _delete_memcached(patch: Patch) -> None:
@@ -200,7 +171,7 @@ def _only_me_memory(patch: Patch) -> None:
 
 
 def _only_me_redis(patch: Patch) -> None:
-    _replace_script(patch, "UPDATE", "tonumber(string.sub(v,18,30))==1 and ", "")
+    replace_script(patch, "UPDATE", "tonumber(string.sub(v,18,30))==1 and ", "")
 
 
 def _only_me_memcached(patch: Patch) -> None:
@@ -221,26 +192,6 @@ def _only_me_memcached(patch: Patch) -> None:
     real = fills.fill
     patch.setattr(changes.Guarding, "settle", settle)
     patch.setattr(fills, "fill", update)
-
-
-# ---- the same token sent again
-def _sent_again(verb: str) -> Callable[[Patch], None]:
-    """The command goes out once more with the same bytes when its connection was closed."""
-
-    def breaks(patch: Patch) -> None:
-        def again(self: Any, *args: Any) -> Generator[Any, Any, Any]:
-            steps = real(self, *args)
-            reply = None
-            try:
-                while True:
-                    reply = yield from commands.twice(steps.send(reply))
-            except StopIteration as end:
-                return end.value
-
-        real = getattr(redis_wire.Protocol, verb)
-        patch.setattr(redis_wire.Protocol, verb, again)
-
-    return breaks
 
 
 # ---- delete before commit
@@ -270,7 +221,7 @@ def _unconcerned_memory(patch: Patch) -> None:
 
 
 def _unconcerned_redis(patch: Patch) -> None:
-    _replace_script(patch, "UNGUARD", "if not mine then drop(k)", "if not mine then")
+    replace_script(patch, "UNGUARD", "if not mine then drop(k)", "if not mine then")
 
 
 def _unconcerned_memcached(patch: Patch) -> None:
@@ -291,7 +242,7 @@ def _spared_memory(patch: Patch) -> None:
 
 
 def _spared_redis(patch: Patch) -> None:
-    _replace_script(patch, "INVALIDATE", "do drop(k)", "do if not guard(k) then drop(k) end")
+    replace_script(patch, "INVALIDATE", "do drop(k)", "do if not guard(k) then drop(k) end")
 
 
 def _spared_memcached(patch: Patch) -> None:
@@ -321,7 +272,7 @@ def _each(*breaks: Callable[[Patch], None]) -> dict[str, Callable[[Patch], None]
 NINE = (
     Mutation(
         "fill without a token check",
-        _each(_unchecked_memory, _unchecked_redis, _unchecked_memcached),
+        _each(unchecked_memory, unchecked_redis, _unchecked_memcached),
         Cast([0], [(1, "plain")]),
     ),
     Mutation(
@@ -358,12 +309,12 @@ NINE = (
     ),
     Mutation(  # memory sends nothing, and memcached makes the token of a lease itself
         "lease token sent again",
-        {REDIS: _sent_again("lookup")},
+        {REDIS: sent_again(redis_wire.Protocol, "lookup")},
         Cast([0], [(1, "plain")], losses=1, fates=(Fate.CLOSED_LATE,)),
     ),
     Mutation(  # memcached: what proves that a writer was alone is the CAS of its marker, not its token
         "guard token sent again",
-        {REDIS: _sent_again("guard")},
+        {REDIS: sent_again(redis_wire.Protocol, "guard")},
         Cast([0], [(1, "updates"), (2, "plain")], losses=1, lost_guards=1, fates=(Fate.CLOSED_LATE,)),
     ),
     Mutation(

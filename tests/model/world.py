@@ -5,19 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from cacheside.engine import Reader
-from cacheside.expiry import Expiry
-from cacheside.keeper import Keeper, Policy
-from cacheside.stats import Counters
 from cacheside.steps import Ask
-from cacheside.targets import Terms
 
-from .calls import Call, Fate, Move, Read, Written
-from .places import LEASE, Place, clock
-
-_POLICY = Policy("model", ("model.py", 1, "model"), Expiry(None, 1, 0), None, ())
-
-PLAIN, STRICT, UPDATES = Terms(), Terms(strict=True, hold=1e6), Terms(update=True, hold=1e6)
-KINDS = {"plain": PLAIN, "strict": STRICT, "updates": UPDATES}
+from . import readers
+from .calls import Call, Fate, Move
+from .place import ENTRY, LEASE, TAG, Found, Place, clock
+from .readers import Read, Refresh
+from .writers import Written
 
 
 class Violation(AssertionError):
@@ -27,17 +21,48 @@ class Violation(AssertionError):
     """How many interleavings it took to see that."""
 
 
+class Complete:
+    """The newest writes that are complete, of those of each kind."""
+
+    def __init__(self) -> None:
+        self._entry = self._marks = self._tag = 0
+
+    def add(self, version: int, target: str, marks: bool = False) -> None:
+        """A write is complete that had this target, and only marked it stale, if that."""
+        if target == TAG:
+            self._tag = max(self._tag, version)
+        elif marks:
+            self._marks = max(self._marks, version)
+        else:
+            self._entry = max(self._entry, version)
+
+    def floor(self, tagged: bool, marked: bool = False) -> int:
+        """The oldest version that may be returned; `marked`: as a value that was marked stale."""
+        return max(self._entry, 0 if marked else self._marks, self._tag if tagged else 0)
+
+    def summary(self) -> tuple[int, ...]:
+        """All of it."""
+        return self._entry, self._marks, self._tag
+
+
 class Process:
     """One process of the application."""
 
     def __init__(self, place: Place, number: int) -> None:
         self.number = number
         self.core = place.core()
-        self.reader = Reader(self.core, Keeper(_POLICY, place.codec, Counters()))
-        self.completed = 0
-        """The newest write that is complete for the readers of this process: its delivery may be pending."""
-        self.pending = 0
-        """The newest of those that were pending."""
+        self.completed = Complete()
+        """Those that are complete for the readers of this process: their delivery may be pending."""
+        self.pending: dict[str, int] = {}
+        """The newest of those that were pending, by their targets."""
+        self._place = place
+        self._readers: dict[str, Reader] = {}
+
+    def reader(self, kind: str) -> Reader:
+        """Of the function of that kind."""
+        if kind not in self._readers:
+            self._readers[kind] = readers.make(kind, self.core, self._place)
+        return self._readers[kind]
 
 
 class World:
@@ -46,7 +71,8 @@ class World:
     What is promised: a read returns at least the version of the newest write that was complete when it began. A write
     is *complete* when it has returned; where its invalidation was not delivered, only in its own process until it has
     been. A write whose guard stood from before it to after it is complete without a delivery too, and also if its
-    caller crashed after the commit.
+    caller crashed after the commit. What counts for a read are the writes to its entry, and, if it has the tag, those
+    that turned it; where it answers with a value that was marked stale, as it asked for, not those that only marked.
 
     The judge asks more than the issue does: what lies in the cache is asked at once, as if a reader had come along.
     """
@@ -55,25 +81,32 @@ class World:
         place.renew()
         self.place = place
         self.version = 0
-        self.completed = 0
+        self.completed = Complete()
         self.changes = 0
         self.late: list[Any] = []
-        self._seen: tuple[str, int | None] = "", None
+        self._seen: Found = place.look()
         self._seen_at = 0
-        self._judged = 0, 0
+        self._judged: Any = None
         self.processes = [Process(place, number) for number in range(processes)]
         self.calls: list[Call] = []
         self.diary: list[Any] = []
 
-    def read(self, process: int) -> Read:
-        """A call of the cached function begins in a process."""
-        call = Read(self, self.processes[process], f"R{len(self.calls)}.{process}")
+    def read(self, process: int, kind: str = "plain") -> Read:
+        """A call of a cached function of that kind begins in a process."""
+        call = Read(self, self.processes[process], f"R{len(self.calls)}.{process}-{kind}", kind)
         self.calls.append(call)
         return call
 
+    def spawn(self, by: Call, steps: Any) -> None:
+        """A read has something to do in the background. It begins at once, which touches nothing."""
+        call = Refresh(by, steps)
+        self.calls.append(call)
+        self.diary.append(f"{call.name} begins")
+        call.advance()
+
     def write(self, process: int, kind: str) -> Written:
-        """A call of a write function begins in a process."""
-        call = Written(self, self.processes[process], f"W{len(self.calls)}.{process}-{kind}", KINDS[kind])
+        """A call of a write function of that kind begins in a process."""
+        call = Written(self, self.processes[process], f"W{len(self.calls)}.{process}-{kind}", kind)
         self.calls.append(call)
         return call
 
@@ -88,9 +121,11 @@ class World:
 
     def execute(self, command: Any) -> Any:
         """A command is carried out by the cache."""
-        if not (self.place.looks(command) and self.look()[0]):
+        before = self.place.state()
+        reply = self.place.execute(command)
+        if self.place.state() != before:
             self.changes += 1
-        return self.place.execute(command)
+        return reply
 
     def arrive_late(self, number: int = 0) -> None:
         """A command that was under way for long is carried out after all."""
@@ -104,6 +139,11 @@ class World:
         clock.advance(2 * LEASE)
         self.changes += 1
         self.settle()
+
+    def pass_ttl(self) -> None:
+        """What has a ttl is past it now."""
+        self.diary.append("ttls pass")
+        clock.advance(readers.TTL)
 
     def cancel(self, call: Call) -> None:
         """The task of a read is cancelled."""
@@ -124,38 +164,36 @@ class World:
                 patience -= 1
                 self.pass_time()
 
-    def drop(self) -> None:
-        """What the key holds expires, or is evicted. A guard: it is lost."""
-        kind, _ = self.look()
-        self.diary.append(f"the {kind} is lost")
+    def held(self, name: str) -> str:
+        """What kind of thing ENTRY's or TAG's key holds."""
+        return self.look().kind if name == ENTRY else self.place.look_tag()
+
+    def drop(self, name: str = ENTRY) -> None:
+        """What ENTRY's or TAG's key holds expires, or is evicted. A guard: it is lost."""
+        kind = self.held(name)
+        self.diary.append(f"the {kind} of the {name} is lost")
         if kind == "guard":
-            self.lose_guards()
+            for call in self.calls:
+                if isinstance(call, Written) and call.guarding and call.target == name:
+                    call.guard_lost = True
         self.changes += 1
-        self.place.drop()
+        self.place.drop(name)
 
-    def lose_guards(self) -> None:
-        """The marks on the key are gone, before their time."""
-        for call in self.calls:
-            if isinstance(call, Written) and call.guarding:
-                call.guard_lost = True
-
-    @property
-    def droppable(self) -> bool:
+    def droppable(self, name: str = ENTRY) -> bool:
         """Whether the key holds what may expire now: anything but the guard of a writer at work."""
-        kind, _ = self.look()
-        return bool(kind) and not (kind == "guard" and self.guarding)
+        kind = self.held(name)
+        return bool(kind) and not (kind == "guard" and self.guarding(name))
 
-    @property
-    def guarding(self) -> bool:
+    def guarding(self, name: str) -> bool:
         """Whether a writer is at work that may have a mark on the key."""
-        return any(isinstance(call, Written) and call.guarding for call in self.calls)
+        return any(isinstance(call, Written) and call.guarding and call.target == name for call in self.calls)
 
     def crash(self, call: Call) -> None:
         """The caller is never heard of again."""
         if call.live:
             call.crashed = True
             if isinstance(call, Written) and call.kept:
-                self.completed = max(self.completed, call.version)
+                self.completed.add(call.version, call.target)
 
     def kill(self, process: int) -> None:
         """A process dies, with all its calls, and is started anew."""
@@ -173,26 +211,28 @@ class World:
 
     def write_over(self, call: Written, delivered: bool) -> None:
         """A write has returned."""
-        process = call.process
-        process.completed = max(process.completed, call.version)
+        process, target, marks = call.process, call.target, bool(call.terms.stale)
+        process.completed.add(call.version, target, marks)
         if delivered or call.kept:
-            self.completed = max(self.completed, call.version)
+            self.completed.add(call.version, target, marks)
         else:
-            process.pending = max(process.pending, call.version)
+            process.pending[target] = max(process.pending.get(target, 0), call.version)
 
     def settle(self) -> None:
         """What is pending nowhere is complete everywhere; and nothing older is in the cache."""
+        keys = {ENTRY: self.place.keys.entry, TAG: self.place.keys.tag}
         for process in self.processes:
-            if process.pending and not process.core.pending.blocks(self.place.key):
-                self.completed, process.pending = max(self.completed, process.pending), 0
-        if self._judged != (self.changes, self.completed):
-            self._judged = self.changes, self.completed
-            kind, version = self.look()
-            if kind == "value" and version is not None:
-                self.judge(version, self.completed, "the cache holds")
+            for target in list(process.pending):
+                if not process.core.pending.blocks(keys[target]):
+                    self.completed.add(process.pending.pop(target), target)  # not as a mark: it was invalidated
+        if self._judged != (now := (self.changes, self.completed.summary())):
+            self._judged = now
+            kind, version, tagged = self.look()
+            if kind in ("value", "stale"):
+                self.judge(version, self.completed.floor(tagged, kind == "stale"), f"the cache holds, as a {kind},")
 
-    def look(self) -> tuple[str, int | None]:
-        """What the key holds."""
+    def look(self) -> Found:
+        """What the entry's key holds."""
         if self._seen_at != self.changes:
             self._seen_at, self._seen = self.changes, self.place.look()
         return self._seen
