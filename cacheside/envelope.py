@@ -206,8 +206,8 @@ class LiveCodec:
 
     def __init__(self, version: str, copies: bool, clock: Callable[[], float] = monotonic, batch: bool = False) -> None:
         _header_text(version)  # memory stands in for a server, which would refuse it
-        self.identity = f"\0{version}" + "\0many" * batch  # a key ends where this begins
-        self.clock = clock
+        self.identity: str = f"\0{version}" + "\0many" * batch  # a key ends where this begins
+        self.clock: Callable[[], float] = clock
         self._version = version
         self._copies = copies
         self._batch = batch
@@ -297,7 +297,7 @@ class WireCodec:
         self._serializer = serializer
         self._loads = serializer.loads
         self._now = now
-        self.clock = clock if now is None else now
+        self.clock: Callable[[], float] = clock if now is None else now
         self._batch = batch
         self._exceptions = {f"{cls.__module__}:{cls.__qualname__}": cls for cls in exceptions}
         names = _header_text(serializer.name) + _header_text(version)

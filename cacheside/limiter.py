@@ -16,8 +16,8 @@ class Ticket:
     __slots__ = ("_wakers", "done", "flight")
 
     def __init__(self, flight: Flight) -> None:
-        self.flight = flight
-        self.done = False
+        self.flight: Flight = flight
+        self.done: bool = False
         self._wakers: list[Callable[[], object]] = []
 
     def when_done(self, wake: Callable[[], object]) -> bool:

@@ -16,6 +16,7 @@ from .functions import Function, Home, Runtime
 from .hitpath import HitPath, Switch
 from .keymaker import is_coroutine, signature_of
 from .keys import Template, with_version
+from .limiter import Limiter
 from .options import Options
 from .stats import Counters
 
@@ -48,7 +49,7 @@ class ManyKeys:
                 f"{name}: one field of {template!r} has to stand for an item of the batch, and so be no parameter "
                 f"({', '.join(names)}), like {{user_id}} where the parameter is user_ids; it has {unknown or 'none'}"
             )
-        (self.item,) = unknown
+        self.item: str = unknown[0]
         if foreign := [each for each in ignore if each not in names]:
             raise ConfigurationError(f"{name}: ignore= names {foreign}, which are no parameters of it")
         left = [each for each in names if each not in roots and each not in ignore]
@@ -59,7 +60,7 @@ class ManyKeys:
                 f"{name}: one parameter has to hold the items, and be in no field of {template!r}; there are "
                 f"{left or 'none'}: name the others in ignore=, as in ignore=('session',)"
             )
-        (self.items,) = left
+        self.items: str = left[0]
         self.fields: list[str] = [*names, self.item]
         self.template: Template = Template(template, self.fields, name)
         self.needs: list[str] = sorted(self.template.fields)
@@ -78,12 +79,12 @@ class ManyFunction(Function):
         self._name_it(fn, options)
         assert isinstance(options.key, str)  # `cached_many` has seen to it
         self.keys: Any = ManyKeys(fn, self.name, options.key, options.ignore, str(options.version))
-        self.tags = tuple([Template(tag, self.keys.fields, self.name) for tag in options.tags])
-        self.limiter = None
+        self.tags: tuple[Template, ...] = tuple([Template(tag, self.keys.fields, self.name) for tag in options.tags])
+        self.limiter: Limiter | None = None
         self._live_at(home)
         coroutine = is_coroutine(fn)
         call = _async_shell(self) if coroutine else _sync_shell(self)
-        self.path = HitPath(self.keys.binder.signature, None, call, coroutine)
+        self.path: HitPath = HitPath(self.keys.binder.signature, None, call, coroutine)
 
     def spread(
         self, runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -221,14 +222,3 @@ def _count_uncached(counters: Counters, count: int) -> None:
     counters.misses += count
     counters.bypassed += count
     counters.loads += count
-
-
-def checked(options: Options) -> Options:
-    """Options of a batch.
-
-    Raises:
-        ConfigurationError: without a template there is no key for each row.
-    """
-    if not isinstance(options.key, str):
-        raise ConfigurationError("cached_many needs key=, the template of one row's key, as in key='user:{user_id}'")
-    return options

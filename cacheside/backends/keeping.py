@@ -22,7 +22,7 @@ class Guard:
 
     def __init__(self) -> None:
         self.marks: dict[str, float] = {}
-        self.untouched = True
+        self.untouched: bool = True
 
     def live(self, now: float) -> bool:
         """Whether any mark is left; those whose deadline is over are removed."""

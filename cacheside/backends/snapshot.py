@@ -66,7 +66,7 @@ class Frozen:
     __slots__ = ("data",)
 
     def __init__(self, data: bytes) -> None:
-        self.data = data
+        self.data: bytes = data
 
 
 class _Live(NamedTuple):
