@@ -211,7 +211,7 @@ class LiveCodec:
     def __init__(self, version: str, copies: bool, clock: Callable[[], float] = monotonic, batch: bool = False) -> None:
         _header_text(version)  # memory stands in for a server, which would refuse it
         self.identity: str = f"\0{version}" + "\0many" * batch  # a key ends where this begins
-        self.clock = clock
+        self.clock: Callable[[], float] = clock
         self._version = version
         self._copies = copies
         self._batch = batch

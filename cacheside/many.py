@@ -222,14 +222,3 @@ def _count_uncached(counters: Counters, count: int) -> None:
     counters.misses += count
     counters.bypassed += count
     counters.loads += count
-
-
-def checked(options: Options) -> Options:
-    """Options of a batch.
-
-    Raises:
-        ConfigurationError: without a template there is no key for each row.
-    """
-    if not isinstance(options.key, str):
-        raise ConfigurationError("cached_many needs key=, the template of one row's key, as in key='user:{user_id}'")
-    return options

@@ -54,9 +54,7 @@ class Options:
         self.windows: Windows = Windows(stale_while_revalidate, stale_if_error, early_refresh)
         self.load_timeout: float | None = _seconds(load_timeout, "load_timeout")
         self.max_loads = max_loads
-        self.max_loads_wait: float | None = (
-            None if max_loads_wait is None else seconds(max_loads_wait, "max_loads_wait")
-        )
+        self.max_loads_wait: float | None = _seconds(max_loads_wait, "max_loads_wait")
         if max_loads is not None and (isinstance(max_loads, bool) or not isinstance(max_loads, int) or max_loads < 1):
             raise ConfigurationError(f"max_loads= is how many loads may run at once, 1 or more, not {max_loads!r}")
         if max_loads is None and max_loads_wait is not None:
