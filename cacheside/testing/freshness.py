@@ -154,10 +154,10 @@ class FreshnessPromises(Promises):
         store = Shaky()
         for stored, wanted in ((SHORT, LONG), (LONG, SHORT), (LONG, 0)):
             store.broken = False
-            windows = [{"stale_while_revalidate": 0, "stale_if_error": each} for each in (stored, wanted)]
+            windows: list[dict[str, Any]] = [{"stale_if_error": each} for each in (stored, wanted)]
             key = f"{stored}:{wanted}:{{row}}"
-            short = windowed(bench, store, key=key, ttl=SHORT, **windows[0])
-            read = windowed(bench, store, key=key, **windows[1])
+            short = windowed(bench, store, key=key, ttl=SHORT, stale_while_revalidate=0, **windows[0])
+            read = windowed(bench, store, key=key, stale_while_revalidate=0, **windows[1])
             bench.call(short, 1)
             store.broken = True
             bench.advance(2 * SHORT)

