@@ -358,7 +358,7 @@ def invalidates(
         hold: seconds after which the guard of a writer that died ends; longer than the write should ever take. (A
             write that outlasts it is as safe as one that is not strict.)
         stale: seconds that functions with `stale_while_revalidate` or `stale_if_error` may still return the old values,
-            as if their ttl were over; nobody else sees them. 0: nobody does.
+            however long their windows are; nobody else sees them. 0: nobody does.
 
     Raises:
         ConfigurationError: a target that does not fit the function; at decoration.

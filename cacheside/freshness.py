@@ -261,7 +261,9 @@ class FreshReader(Reader):
         return box[0] if box else Raised(LoadTimeout(f"{self.keeper.policy.name}: its load was broken off"))
 
     def _give_up(self, visit: Visit, go_on: Callable[[Visit], Steps]) -> Steps:
-        if self._load_timeout is not None and visit.deadline <= time.monotonic():
+        # It has waited for a lease, or for `load_timeout` if that is less; then only it has been too long.
+        seconds = self._load_timeout
+        if seconds is not None and seconds <= self.core.lease and visit.deadline <= time.monotonic():
             return self._timed_out(visit)
         return (yield from super()._give_up(visit, go_on))
 

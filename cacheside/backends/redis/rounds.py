@@ -179,16 +179,28 @@ class Rounds(ABC):
         commands: list[Command] = []
         for errand in errands:
             if errand.command is None:
-                errand.command = next(errand.operation)  # only now: what makes a token for it has to send it
+                try:
+                    errand.command = next(errand.operation)  # only now: what makes a token for it has to send it
+                except StopIteration as end:  # there is nothing to do, as for no keys
+                    errand.result = end.value
+                    continue
             if errand.asking:
                 commands.append(("ASKING",))
             commands.append(errand.command)
-        replies = iter((yield Send(address, commands, probe)))
-        return [(next(replies), next(replies))[1] if errand.asking else next(replies) for errand in errands]
+        replies = iter((yield Send(address, commands, probe)) if commands else ())
+        return [self._reply(errand, replies) for errand in errands]
+
+    @staticmethod
+    def _reply(errand: Errand, replies: Iterator[Any]) -> Any:
+        if errand.command is None:
+            return None
+        return (next(replies), next(replies))[1] if errand.asking else next(replies)
 
     def _digest(self, errand: Errand, address: Address, reply: Any) -> Steps:
         """The errands that are left to do after a reply; none: this one has come to its end."""
         yield from ()  # it has to ask nobody; others may
+        if errand.command is None and reply is None:  # there was nothing to do
+            return []
         if isinstance(reply, CacheUnavailable):  # shared by all that was not sent together: raised here, it would grow
             errand.error = reply
             return []
