@@ -7,7 +7,7 @@ Pure: no I/O, so both colours share it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from redis.exceptions import MaxConnectionsError, RedisError, ResponseError
