@@ -132,6 +132,26 @@ def test_readers_with_a_tag_and_without_share_an_entry_but_no_load(more: Place) 
     assert count.all
 
 
+@pytest.mark.parametrize(
+    "cast",
+    [
+        Cast([(0, "batch"), (0, "plain")], [(2, "plain")]),
+        Cast([(0, "batch"), (1, "batch")], [(2, "strict")]),
+        Cast([(0, "tagged batch"), (0, "tagged")], [(2, "tag")]),
+        Cast([(0, "tagged batch"), (0, "batch")], [(2, "strict tag")]),
+        Cast([(0, "tagged batch"), (1, "tagged batch")], [(2, "tag")], warm=True),
+    ],
+    ids=["shared", "strict", "tagged", "with a tag and without", "two processes"],
+)
+def test_a_batch_keeps_the_promise_of_its_rows(more: Place, cast: Cast) -> None:
+    """A call for many rows asks in other commands, and decides as the calls for each of them would."""
+    if not more.lossy:
+        cast = cast.in_one_process
+    with by_hand():
+        count = explore(more, cast, switches=None if LONG else 1)
+    assert count.all
+
+
 @pytest.mark.server
 @pytest.mark.parametrize(
     "cast",
