@@ -30,4 +30,4 @@ def place(request: pytest.FixtureRequest) -> Place:
 def test_no_read_is_older_than_a_completed_write(place: Place) -> None:
     """Whatever up to 3 readers and 3 writers, and the world around them, do in whatever order."""
     with by_hand():
-        run(place, scaled(60, 6_000), scaled(50, 80), chance=LONG)
+        run(place, scaled(100, 6_000), scaled(50, 80), chance=LONG)

@@ -30,7 +30,7 @@ from cacheside import drivers, engine, health
 from cacheside.backends.base import Hit
 from cacheside.envelope import Raised
 from cacheside.errors import CachesideError
-from cacheside.steps import Abandon, Ask, Failed, Load, Pause, Spawn, Wait
+from cacheside.steps import Abandon, Ask, Failed, Load, LoadMany, Pause, Spawn, Wait
 
 from .place import Operation, clock
 
@@ -173,8 +173,8 @@ class Call:
             self._loaded = self.world.version
             self.move = Move.RETURN
         elif move is Move.RETURN:
-            raises = fate is Fate.RAISES
-            self._resume(Raised(LoadFailed(self._loaded)) if raises else self._loaded)
+            outcome: Any = {0: self._loaded} if isinstance(step, LoadMany) else self._loaded
+            self._resume(Raised(LoadFailed(self._loaded)) if fate is Fate.RAISES else outcome)
         elif move is Move.COMMIT:
             self.committed()
             if fate is Fate.RAISES:
@@ -240,7 +240,7 @@ class Call:
             self._operation = self.world.place.operation(self.process.core, _verb(step), args)
             self._first = True
             self._next(None)
-        elif isinstance(step, Load):
+        elif isinstance(step, (Load, LoadMany)):
             self.move = Move.LOAD
         elif isinstance(step, Commit):
             self.move = Move.COMMIT

@@ -49,6 +49,8 @@ _CASTS = (
     (("plain", "windowed", "rescuing"), ("plain", "strict", "updates", "marker")),
     (("tagged",), ("plain", "strict", "tag", "strict tag")),
     (("tagged", "plain"), ("plain", "tag", "strict tag", "updates")),
+    (("batch", "plain"), ("plain", "strict", "updates", "marker")),
+    (("tagged batch", "tagged"), ("plain", "strict", "tag", "strict tag")),
     (("tagged windowed",), ("plain", "strict", "tag", "strict tag", "marker")),
 )
 """The kinds of readers that share an entry, and of writers. The first is for places that can do no more."""
@@ -78,7 +80,7 @@ def _troubled(trouble: str, *verbs: str) -> Callable[[Any], bool]:
 
 
 _LOOKUPS = ("lookup", "lookup_many", "replace", "claim", "plant")
-_ENDS = ("fill", "fill_many", "release")
+_ENDS = ("fill", "fill_many", "release", "release_many")
 _WRITES = ("guard", "unguard", "update", "invalidate", "mark_stale")
 _SENT = (*_LOOKUPS, *_ENDS, *_WRITES)
 

@@ -49,10 +49,10 @@ class Memory:
         verb, args = command
         if verb in _KEY:
             return self.keys.named((args[0],))
-        if verb == "unguard":
+        if verb in ("unguard", "release_many"):
             return self.keys.named([key for key, _ in args[0]])
         if verb == "fill_many":
-            return self.keys.named([fill.key for fill in args[0]] + list(args[1]))
+            return self.keys.named([fill.key for fill in args[0]] + [tag for tags in args[1:] for tag in tags])
         return self.keys.named([*args[0], *(args[2] if verb == "lookup_many" else ())])
 
     def looks(self, command: Any) -> bool:

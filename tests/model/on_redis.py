@@ -51,6 +51,8 @@ class Redis:
         if verb == "update":
             key, token, _, stored, ttl = args
             args = key, token, stored, ttl
+        elif verb == "fill_many":
+            args = args[0], args[1] if len(args) > 1 else ()
         if hasattr(route.protocol, verb) and verb != "plant":
             return (yield from getattr(route.protocol, verb)(*args))
         return (yield from _exchanges(getattr(route, verb)(*args)))

@@ -5,6 +5,8 @@
     rescuing         a ttl, and after it the old value if loading fails
     tagged           with one tag
     tagged windowed  both
+    batch            neither, for many rows at once, of which one is asked for
+    tagged batch     the same, with one tag
 
 They all read one entry: what one of them has filled another may find.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cacheside.backends.base import Stale
+from cacheside.batch import read_many
 from cacheside.core import Core
 from cacheside.engine import Reader
 from cacheside.envelope import Raised
@@ -40,6 +43,7 @@ class Kind(NamedTuple):
 
     windows: Windows = NO_WINDOWS
     tagged: bool = False
+    batch: bool = False
 
     @property
     def more(self) -> bool:
@@ -53,6 +57,8 @@ KINDS = {
     "rescuing": Kind(Windows(stale_if_error=WINDOW)),
     "tagged": Kind(tagged=True),
     "tagged windowed": Kind(Windows(stale_while_revalidate=WINDOW), tagged=True),
+    "batch": Kind(batch=True),
+    "tagged batch": Kind(tagged=True, batch=True),
 }
 
 
@@ -79,8 +85,11 @@ class Read(Call):
 
     def routine(self) -> Any:
         keys = self.world.place.keys
+        tags = (keys.tag,) if self.kind.tagged else ()
+        if self.kind.batch:
+            return read_many(self._reader, [keys.entry], [tags], sync=False)
         if isinstance(self._reader, FreshReader):
-            return self._reader.read(keys.entry, False, None, (keys.tag,) if self.kind.tagged else ())
+            return self._reader.read(keys.entry, False, None, tags)
         return self._reader.read(keys.entry, sync=False)
 
     def began(self) -> None:
@@ -95,6 +104,8 @@ class Read(Call):
             self._marked.add(self.world.place.codec.examine(answer.stored)[0])
 
     def ended(self, outcome: Any) -> None:
+        if self.kind.batch and not isinstance(outcome, Raised):
+            outcome = outcome[0]
         if isinstance(outcome, Raised):
             if not isinstance(outcome.error, LoadFailed):
                 raise outcome.error
