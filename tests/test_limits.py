@@ -65,7 +65,8 @@ def rows_of(caller: int) -> list[int]:
 def check(store: Store, found: dict[int, list[str]], read: Any) -> None:
     """All callers have what they came for, and the store has seen what it can stand."""
     assert found == {caller: [f"row {row}" for row in rows_of(caller)] for caller in range(CALLERS)}
-    assert (store.most, store.running) == (LIMIT, 0)
+    assert 1 < store.most <= LIMIT
+    assert store.running == 0
     assert store.reads == dict.fromkeys(range(ROWS), 1)
     info = read.cache_info()
     assert (info.loads, info.rejected, info.errors) == (ROWS, 0, 0)

@@ -84,10 +84,10 @@ def test_interrupted_before_a_load_in_the_background() -> None:
     """With `load_timeout`: whoever goes while one row asks for a claim leaves the rows free that were about to load."""
     wire, table = BatchWire(), Table()
     cache = Cache(wire)
-    options: dict[str, Any] = {"ttl": 10, "stale_if_error": 60, "load_timeout": 20}
+    options: dict[str, Any] = {"ttl": 0.02, "stale_if_error": 60, "load_timeout": 20}
     read = cache.cached_many(key="row:{number}", **options)(table.read)
     assert read([1]) == {1: 10}
-    wire.clock.advance(20)
+    time.sleep(0.03)
     wire.breaks("claim", fault=interrupted)
     with pytest.raises(KeyboardInterrupt):
         read([1, 2, 3])
@@ -101,19 +101,19 @@ def test_interrupted_before_a_refresh() -> None:
     wire, table = BatchWire(), Table()
     cache = Cache(wire)
     other = cache.cached_many(key="row:{number}", version="other")(table.read)
-    read = cache.cached_many(key="row:{number}", ttl=10, stale_while_revalidate=60)(table.read)
+    read = cache.cached_many(key="row:{number}", ttl=0.02, stale_while_revalidate=60)(table.read)
     assert (read([1]), other([2])) == ({1: 10}, {2: 20})
-    wire.clock.advance(20)
+    time.sleep(0.03)
     wire.breaks("replace", fault=interrupted)  # of the row of another version
     with pytest.raises(KeyboardInterrupt):
         read([1, 2])
     wire.breaks()
     for _ in range(300):
         assert read([1]) == {1: 10}
-        if table.calls == [[1], [2], [1]]:
+        if table.calls[2:]:
             break
         time.sleep(0.01)
-    assert table.calls == [[1], [2], [1]]
+    assert table.calls[:3] == [[1], [2], [1]]
 
 
 def interrupted(do: object) -> None:

@@ -165,9 +165,11 @@ class Busy:
     """A store that counts who is in it at once, and keeps them until it is opened. Every row is its number."""
 
     def __init__(self) -> None:
-        self.loads = self.running = self.most = 0
-        self.failing = False
-        self.opened = threading.Event()
+        self.loads: int = 0
+        self.running: int = 0
+        self.most: int = 0
+        self.failing: bool = False
+        self.opened: threading.Event = threading.Event()
         self._lock = threading.Lock()
 
     def function(self, bench: Bench) -> Callable[..., Any]:

@@ -16,7 +16,6 @@ from cacheside import (
     Cached,
     CachedMany,
     CacheUnavailable,
-    Warmed,
     cached,
     cached_many,
     configure,
@@ -24,6 +23,7 @@ from cacheside import (
     updates,
 )
 from cacheside.envelope import Missing
+from cacheside.warming import Warmed
 
 cache: Cache = configure("memory://", ttl=60, namespace="shop")
 
