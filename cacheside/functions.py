@@ -13,7 +13,7 @@ from .backends.base import Capability
 from .core import Core
 from .engine import Reader
 from .entries import Table
-from .envelope import MISSING, Codec, LiveCodec, WireCodec
+from .envelope import MISSING, Codec
 from .errors import ConfigurationError
 from .expiry import UNSET, OrUnset, Ttl
 from .freshness import FreshReader
@@ -22,10 +22,12 @@ from .keeper import Keeper, Policy
 from .keymaker import KeyMaker, is_coroutine, location_of
 from .keys import Template
 from .limiter import Limiter
+from .livecodec import LiveCodec
 from .options import Options
 from .rawkeys import in_parts, types_of
 from .serializers import Compress, Serializer
 from .stats import CacheInfo, Counters
+from .wirecodec import WireCodec
 
 
 class Home:

@@ -20,8 +20,9 @@ from long import scaled
 from serializer_values import STRICT, Plain, back, tagged
 
 from cacheside import serializers
-from cacheside.envelope import Miss, Raised, WireCodec
+from cacheside.envelope import Miss, Raised
 from cacheside.errors import CachesideError, DecodeError, NotCacheableError
+from cacheside.wirecodec import WireCodec
 
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(scaled(120, 7200))]
 many = settings(deadline=None, max_examples=scaled(100, 5_000))

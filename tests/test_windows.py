@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from long import scaled
 
 from cacheside import Cache, serializers
-from cacheside.envelope import ABSENT, PLAIN, LiveCodec, Meta, Miss, Raised, WireCodec, portable, revived
+from cacheside.envelope import ABSENT, PLAIN, Meta, Miss, Raised
 from cacheside.expiry import NO_WINDOWS, Age, Windows
+from cacheside.livecodec import LiveCodec, portable, revived
 from cacheside.testing import FakeClock
+from cacheside.wirecodec import WireCodec
 
 EXAMPLES = scaled(200, 20_000)
 times = st.floats(0, 1e9)

@@ -22,9 +22,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..entries import HOTTEST, Entry
-from ..envelope import portable, revived
 from ..errors import CacheWarning, ConfigurationError, NotCacheableError
 from ..health import logger
+from ..livecodec import portable, revived
 from ..serializers.msgpack import MsgpackSerializer
 from ..shelf import Shelf
 from . import snapfile

@@ -13,8 +13,9 @@ from cacheside.backends.memcached.replies import Inbox, Reply
 from cacheside.backends.memcached.ring import Ring
 from cacheside.backends.memcached.wire import VALUE_FLAG, Held, Pause
 from cacheside.core import Core
-from cacheside.envelope import Codec, WireCodec
+from cacheside.envelope import Codec
 from cacheside.errors import CacheUnavailable
+from cacheside.wirecodec import WireCodec
 
 from .place import EMPTY, ENTRY, Found, Operation, clock, found, fresh_keys, stub_core
 

@@ -7,7 +7,8 @@ from typing import Any
 from cacheside.backends.memory import MemoryBackend
 from cacheside.core import Core
 from cacheside.entries import Table
-from cacheside.envelope import Codec, LiveCodec
+from cacheside.envelope import Codec
+from cacheside.livecodec import LiveCodec
 
 from .place import EMPTY, ENTRY, LEASE, TAG, Found, Keys, Operation, clock, found
 

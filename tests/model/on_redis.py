@@ -12,7 +12,8 @@ from cacheside.backends.redis.routes import OneServer
 from cacheside.backends.redis.wire import Protocol
 from cacheside.breaker import Breaker
 from cacheside.core import Core
-from cacheside.envelope import Codec, WireCodec
+from cacheside.envelope import Codec
+from cacheside.wirecodec import WireCodec
 
 from .place import EMPTY, ENTRY, TAG, Found, Operation, clock, found, fresh_keys, stub_core
 
