@@ -186,17 +186,17 @@ class ClaimPromises(Promises):
     @promise_of("claims")
     def test_fill_of_a_claim_has_its_ttl(self, bench: Bench) -> None:
         """What is filled under a claim has the ttl it was given, whatever the old entry, or its mark, had left."""
-        for marked in (False, True):
-            short, long = bench.key(f"short{marked}"), bench.key(f"long{marked}")
+        shorts, longs = ([bench.key(f"{name}{marked}") for marked in (False, True)] for name in ("short", "long"))
+        for short, long in zip(shorts, longs, strict=True):
             bench.store(short, b"old", LONG)
-            bench.store(long, b"old", 3)
-            if marked:
-                bench.mark_stale(short, long, grace=3)
+            bench.store(long, b"old", 2)
+        bench.mark_stale(shorts[1], longs[1], grace=2)
+        for short, long in zip(shorts, longs, strict=True):
             assert bench.fill(short, claimed(bench, short), b"new", 1) is True
             assert bench.fill(long, claimed(bench, long), b"new", LONG) is True
-            assert bench.expired(short, 1)
-            bench.advance(3)
-            assert bench.hit(long).stored == b"new"
+        assert all(bench.expired(short, 1 - number) for number, short in enumerate(shorts))
+        bench.advance(1)
+        assert [bench.hit(long).stored for long in longs] == [b"new"] * 2
 
     # Marks.
 

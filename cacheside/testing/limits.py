@@ -67,14 +67,15 @@ class LimitPromises(Promises):
         """Who would wait too long gets an old value, if `stale_if_error` allows one; the load still ends."""
         store, gate = Store(), bench.gate()
         windows: dict[str, Any] = {"stale_while_revalidate": 0, "stale_if_error": LONG, "load_timeout": SHORT}
-        short, slow = windowed(bench, store, ttl=SHORT, **windows), windowed(bench, store, gate, **windows)
-        read = windowed(bench, store, **windows)
+        short = windowed(bench, store, ttl=SHORT, stale_while_revalidate=0, stale_if_error=LONG)
+        slow, read = windowed(bench, store, gate, **windows), windowed(bench, store, **windows)
         bench.call(short, 1)
         store.rows[1] = "new"
         bench.advance(SHORT)
-        calls = [bench.start(each, 1) for each in (slow, slow, slow, read, read)]
-        assert [call.result(PATIENCE) for call in calls] == [0] * 5
+        calls = [bench.start(slow, 1)]
         gate.wait_for_load()
+        calls += [bench.start(each, 1) for each in (slow, slow, read, read)]
+        assert [call.result(PATIENCE) for call in calls] == [0] * 5
         assert bench.call(slow, 1) == 0
         gate.open()
         until(lambda: bench.call(read, 1) == "new", "the load has ended")
