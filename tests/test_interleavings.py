@@ -44,7 +44,7 @@ def server(request: pytest.FixtureRequest) -> Place:
     return opened(request, request.param)
 
 
-@pytest.fixture(params=[MEMORY, ON_A_SERVER[0]])
+@pytest.fixture(params=[MEMORY, *ON_A_SERVER])
 def more(request: pytest.FixtureRequest) -> Place:
     """Each backend that can claim, mark and tag."""
     return opened(request, request.param)
