@@ -44,10 +44,15 @@ def server(request: pytest.FixtureRequest) -> Place:
     return opened(request, request.param)
 
 
-@pytest.fixture(params=[MEMORY, ON_A_SERVER[0]])
+@pytest.fixture(params=[MEMORY, *ON_A_SERVER])
 def more(request: pytest.FixtureRequest) -> Place:
     """Each backend that can claim, mark and tag."""
     return opened(request, request.param)
+
+
+def bounded(place: Place) -> int | None:
+    """`switches` where only memcached has too many interleavings: there one caller is interrupted, in a normal run."""
+    return 1 if place.name == "memcached" and not LONG else None
 
 
 @KINDS
@@ -82,10 +87,12 @@ def test_readers_of_two_processes_and_a_writer(server: Place, kind: str, warm: b
 def test_two_readers_with_windows_their_refreshes_and_a_writer(more: Place, kind: str, state: State) -> None:
     """Served an old value is only who asked for it, and only one that no write forbade: in all interleavings.
 
-    Where a value is past its ttl up to 852 with a plain write, 476 with one that marks, 1,624 with a strict one.
+    Where a value is past its ttl up to 852 with a plain write, 476 with one that marks, 1,624 with a strict one. On
+    memcached, where claims, marks and guards are two commands, many more: see `bounded`.
     """
     with by_hand():
-        count = explore(more, Cast([(0, "windowed")] * 2, [(2 if more.lossy else 0, kind)], *state))
+        cast = Cast([(0, "windowed")] * 2, [(2 if more.lossy else 0, kind)], *state)
+        count = explore(more, cast, switches=bounded(more))
     assert count.all
 
 
@@ -152,7 +159,6 @@ def test_a_batch_keeps_the_promise_of_its_rows(more: Place, cast: Cast) -> None:
     assert count.all
 
 
-@pytest.mark.server
 @pytest.mark.parametrize(
     "cast",
     [
@@ -163,10 +169,10 @@ def test_a_batch_keeps_the_promise_of_its_rows(more: Place, cast: Cast) -> None:
     ],
     ids=lambda cast: f"{cast.reads[0][1]}, {cast.writers[0][1]}{', warm' * cast.warm}",
 )
-def test_two_processes_with_windows_or_a_tag_and_a_writer(request: pytest.FixtureRequest, cast: Cast) -> None:
-    """Three processes, in all interleavings: up to 936 that differ."""
+def test_two_processes_with_windows_or_a_tag_and_a_writer(server: Place, cast: Cast) -> None:
+    """Three processes, in all interleavings: on Redis up to 936 that differ; on memcached see `bounded`."""
     with by_hand():
-        count = explore(opened(request, "redis"), cast)
+        count = explore(server, cast, switches=bounded(server))
     assert count.all
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from cacheside.backends.memcached import wire
 from cacheside.backends.memory import MemoryBackend
 from cacheside.backends.redis import commands, scripts
 
@@ -87,3 +88,14 @@ def unchecked_memory(patch: Patch) -> None:
 def unchecked_redis(patch: Patch) -> None:
     """A fill without a token check."""
     replace_script(patch, "FILL", CHECK, "true")
+
+
+def unchecked_memcached(patch: Patch) -> None:
+    """A fill without a token check."""
+
+    def fill(key: bytes, token: Any, stored: bytes, ttl: float | None) -> Any:
+        command = real(key, token, stored, ttl)
+        return command._replace(data=command.data.replace(b" C%d " % token.number, b" ", 1), before=None)
+
+    real = wire.fill
+    patch.setattr(wire, "fill", fill)

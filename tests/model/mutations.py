@@ -31,19 +31,10 @@ from .mutating import (
     Patch,
     replace_script,
     sent_again,
+    unchecked_memcached,
     unchecked_memory,
     unchecked_redis,
 )
-
-
-# ---- fill without a token check
-def _unchecked_memcached(patch: Patch) -> None:
-    def fill(key: bytes, token: Any, stored: bytes, ttl: float | None) -> Any:
-        command = real(key, token, stored, ttl)
-        return command._replace(data=command.data.replace(b" C%d " % token.number, b" ", 1), before=None)
-
-    real = memcached_wire.fill
-    patch.setattr(memcached_wire, "fill", fill)
 
 
 # ---- flights
@@ -272,7 +263,7 @@ def _each(*breaks: Callable[[Patch], None]) -> dict[str, Callable[[Patch], None]
 NINE = (
     Mutation(
         "fill without a token check",
-        _each(unchecked_memory, unchecked_redis, _unchecked_memcached),
+        _each(unchecked_memory, unchecked_redis, unchecked_memcached),
         Cast([0], [(1, "plain")]),
     ),
     Mutation(

@@ -2,7 +2,8 @@
 
 Not among them, for no read is stale without them: a claim that does not compare the token that was seen (its load
 begins after it, whatever entry it is on; only beside a guard it does harm), and forgetting at each look what could be
-fallen back on (what a call has seen itself was not invalidated before it came).
+fallen back on (what a call has seen itself was not invalidated before it came). On memcached neither a mark without a
+CAS: a guard is one for its readers, marked or not.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 from cacheside import engine
-from cacheside.backends.base import Hit, Stale
+from cacheside.backends.base import Guarded, Hit, Stale
+from cacheside.backends.memcached import changes, claims, tags, wire
 from cacheside.backends.memory import MemoryBackend
 from cacheside.backends.redis import wire as redis_wire
 from cacheside.core import Core
@@ -24,12 +26,14 @@ from cacheside.steps import Ask, Load
 from .calls import Fate
 from .explore import Cast
 from .mutating import (
+    MEMCACHED,
     MEMORY,
     REDIS,
     Mutation,
     Patch,
     replace_script,
     sent_again,
+    unchecked_memcached,
     unchecked_memory,
     unchecked_redis,
     watched,
@@ -54,6 +58,14 @@ def _lease_left_redis(patch: Patch) -> None:
     replace_script(patch, "STALE", "else drop(k) end", "elseif guard(k) then drop(k) end")
 
 
+def _lease_left_memcached(patch: Patch) -> None:
+    def delete(self: changes.Marking, item: changes.Item) -> bytes:
+        return b"" if item.lease else real(self, item)
+
+    real = changes.Marking.delete
+    patch.setattr(changes.Marking, "delete", delete)
+
+
 def _guard_untouched_memory(patch: Patch) -> None:
     def mark_stale(self: MemoryBackend, keys: Sequence[str], grace: float) -> None:
         for key in keys:
@@ -67,6 +79,14 @@ def _guard_untouched_redis(patch: Patch) -> None:
     replace_script(patch, "STALE", "else drop(k) end", "elseif not guard(k) then drop(k) end")
 
 
+def _guard_untouched_memcached(patch: Patch) -> None:
+    def plan(self: changes.Marking, item: changes.Item | None) -> bytes:
+        return b"" if item is not None and item.marker is not None else real(self, item)
+
+    real = changes.Marking.plan
+    patch.setattr(changes.Marking, "plan", plan, raising=False)
+
+
 def _anything_claimed_memory(patch: Patch) -> None:
     patch.setattr(MemoryBackend, "claim", lambda self, key, seen, lease: self._lease(key, lease))
 
@@ -74,6 +94,20 @@ def _anything_claimed_memory(patch: Patch) -> None:
 def _anything_claimed_redis(patch: Patch) -> None:
     replace_script(patch, "CLAIM", "(s~='V' and s~='S') or not deadline", "false")
     replace_script(patch, "CLAIM", "token~=ARGV[1] or deadline>now", "false")
+
+
+def _anything_claimed_memcached(patch: Patch) -> None:
+    def claim(key: bytes, seen: wire.Cas, lease: float) -> Any:
+        def decide(replies: Any, sent: int, name: str) -> Any:
+            _, flags = claims.parse(replies[0].line)
+            now = seen._replace(number=int(flags.get(b"c", 0)))
+            return claims._claimed(now, claims.side_key(key, seen.number), replies, sent, name)
+
+        command: Any = real(key, seen, lease)
+        return command._replace(decide=decide)
+
+    real = claims.claim
+    patch.setattr(claims, "claim", claim)
 
 
 def _served_to_all(patch: Patch) -> None:
@@ -100,6 +134,21 @@ def _anybodys_old_value(patch: Patch) -> None:
 
 
 # ---- tags
+def _planted_over_a_guard(patch: Patch) -> None:
+    def planted(tag: bytes, replies: Any, sent: int, name: str) -> Any:
+        found = real(tag, replies, sent, name)
+        _, flags = tags.parse(replies[1].line)
+        return wire.Cas(int(flags[b"c"]), sent, tag) if type(found) is Guarded else found
+
+    real = tags._planted
+    patch.setattr(tags, "_planted", planted)
+
+
+def _planted_again(patch: Patch) -> None:
+    real = tags.plant
+    patch.setattr(tags, "plant", lambda *args: real(*args)._replace(again=True))
+
+
 def _late_snapshot(patch: Patch) -> None:
     def lead(self: FreshReader, visit: Any, token: Any, flight: Any) -> Generator[Any, Any, Any]:
         def hears(step: Any, answer: Any) -> Generator[Any, Any, Any]:
@@ -160,80 +209,94 @@ def _pending_tag_forgotten(patch: Patch) -> None:
     patch.setattr(Pending, "blocks", lambda self, key, *tags: real(self, key))
 
 
-def _both(breaks: Any) -> dict[str, Any]:
-    return {MEMORY: breaks, REDIS: breaks}
+def _everywhere(breaks: Any) -> dict[str, Any]:
+    return dict.fromkeys((MEMORY, REDIS, MEMCACHED), breaks)
 
 
 FRESHNESS = (
-    Mutation(
+    Mutation(  # on memcached a mark makes a CAS that is new
         "stale mark keeps the token",
         {MEMORY: _rights_kept_memory, REDIS: _token_kept_redis},
         Cast([(0, "windowed")], [(1, "marker")], past=True),
     ),
     Mutation(
         "stale mark leaves a lease alone",
-        {MEMORY: _rights_kept_memory, REDIS: _lease_left_redis},
+        {MEMORY: _rights_kept_memory, REDIS: _lease_left_redis, MEMCACHED: _lease_left_memcached},
         Cast([(0, "windowed")], [(1, "marker")]),
     ),
     Mutation(
         "stale mark leaves a guard untouched",
-        {MEMORY: _guard_untouched_memory, REDIS: _guard_untouched_redis},
+        {
+            MEMORY: _guard_untouched_memory,
+            REDIS: _guard_untouched_redis,
+            MEMCACHED: _guard_untouched_memcached,
+        },
         Cast([0], [(1, "updates"), (2, "marker")]),
     ),
     Mutation(
         "fill under a claim without a token check",
-        {MEMORY: unchecked_memory, REDIS: unchecked_redis},
+        {MEMORY: unchecked_memory, REDIS: unchecked_redis, MEMCACHED: unchecked_memcached},
         Cast([(0, "windowed")], [(1, "marker")], past=True),
     ),
     Mutation(
         "claim of whatever is there",
-        {MEMORY: _anything_claimed_memory, REDIS: _anything_claimed_redis},
+        {
+            MEMORY: _anything_claimed_memory,
+            REDIS: _anything_claimed_redis,
+            MEMCACHED: _anything_claimed_memcached,
+        },
         Cast([(0, "windowed"), 2], [(1, "strict")], past=True, crashes=1),
         switches=2,
     ),
     Mutation(
         "stale values served to all",
-        _both(_served_to_all),
+        _everywhere(_served_to_all),
         Cast([0], [(1, "marker")], warm=True),
     ),
     Mutation(
         "rescue with what another call saw",
-        _both(_anybodys_old_value),
+        _everywhere(_anybodys_old_value),
         Cast([(0, "rescuing"), (0, "rescuing")], [(1, "plain")], past=True, raises=1),
     ),
     Mutation(
         "versions of tags read after the load",
-        _both(_late_snapshot),
+        _everywhere(_late_snapshot),
         Cast([(0, "tagged")], [(1, "tag")]),
     ),
     Mutation(
         "tagged flight shared by the fill alone",
-        _both(_shared_by_the_fill_alone),
+        _everywhere(_shared_by_the_fill_alone),
         Cast([(0, "tagged"), (0, "tagged")], [(1, "tag")]),
     ),
     Mutation(
         "flights shared with other tags",
-        _both(_lane_without_tags),
+        _everywhere(_lane_without_tags),
         Cast([(0, "tagged"), 0], [(1, "tag")]),
     ),
     Mutation(
         "entry that is dead by its tag served",
-        _both(_dead_served),
+        _everywhere(_dead_served),
         Cast([(0, "tagged")], [(1, "tag")], warm=True),
     ),
     Mutation(
         "strict write leaves the tag unguarded",
-        _both(_tag_unguarded),
+        _everywhere(_tag_unguarded),
         Cast([(0, "tagged")], [(1, "strict tag")], warm=True, crashes=1),
     ),
     Mutation(  # in memory nothing fails
         "turn of a tag that failed forgotten by its readers",
-        {REDIS: _pending_tag_forgotten},
+        {REDIS: _pending_tag_forgotten, MEMCACHED: _pending_tag_forgotten},
         Cast([(0, "tagged")], [(0, "tag")], warm=True, losses=2, fates=(Fate.LOST,)),
+    ),
+    Mutation(  # elsewhere looking and planting are one command
+        "version planted over a guard",
+        {MEMCACHED: _planted_over_a_guard},
+        Cast([(0, "tagged")], [(1, "strict tag")], crashes=1),
+        switches=2,
     ),
     Mutation(
         "version of a tag sent again",
-        {REDIS: sent_again(redis_wire.Protocol, "plant")},
+        {REDIS: sent_again(redis_wire.Protocol, "plant"), MEMCACHED: _planted_again},
         Cast([(0, "tagged")], [(1, "tag")], losses=1, fates=(Fate.CLOSED_LATE,)),
     ),
 )
