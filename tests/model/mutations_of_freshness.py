@@ -93,7 +93,7 @@ def _anything_claimed_memory(patch: Patch) -> None:
 
 def _anything_claimed_redis(patch: Patch) -> None:
     replace_script(patch, "CLAIM", "(s~='V' and s~='S') or not deadline", "false")
-    replace_script(patch, "CLAIM", "token~=ARGV[1] or deadline>now", "false")
+    replace_script(patch, "CLAIM", "string.sub(h,2,30)~=ARGV[1] or deadline>now", "false")
 
 
 def _anything_claimed_memcached(patch: Patch) -> None:
