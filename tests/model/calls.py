@@ -30,7 +30,7 @@ from cacheside import drivers, engine, health
 from cacheside.backends.base import Hit
 from cacheside.envelope import Raised
 from cacheside.errors import CachesideError
-from cacheside.steps import Abandon, Ask, Failed, Load, LoadMany, Pause, Spawn, Wait
+from cacheside.steps import Abandon, AbandonMany, Ask, Failed, Load, LoadMany, Pause, Spawn, Wait
 
 from .place import Operation, clock
 
@@ -101,8 +101,11 @@ class WriteFailed(Exception):
     """What the user's write function raises, though it has committed."""
 
 
-def _verb(step: Ask | Abandon) -> str:
-    return step.verb if isinstance(step, Ask) else "release"
+def verb_of(step: Ask | Abandon | AbandonMany) -> str:
+    """What the backend is asked for."""
+    if isinstance(step, Ask):
+        return step.verb
+    return "release" if isinstance(step, Abandon) else "release_many"
 
 
 class Call:
@@ -235,9 +238,9 @@ class Call:
             self.move = Move.OVER
             self.ended(Raised(error))
             return
-        if isinstance(step, (Ask, Abandon)):
+        if isinstance(step, (Ask, Abandon, AbandonMany)):
             args = step.args if isinstance(step, Ask) else tuple(step)
-            self._operation = self.world.place.operation(self.process.core, _verb(step), args)
+            self._operation = self.world.place.operation(self.process.core, verb_of(step), args)
             self._first = True
             self._next(None)
         elif isinstance(step, (Load, LoadMany)):
@@ -255,7 +258,7 @@ class Call:
         if fate in _ARRIVE:
             before = world.changes
             reply = world.execute(self.command)
-            if self._first and _verb(self.step) in ("lookup", "lookup_many"):
+            if self._first and verb_of(self.step) in ("lookup", "lookup_many"):
                 self._seen = before  # all that others change from now on may be news
             self._seen += world.changes - before
             self._first = False

@@ -20,9 +20,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from cacheside.steps import Abandon
-
-from .calls import LOSSES, Call, Fate, Move
+from .calls import LOSSES, Call, Fate, Move, verb_of
 from .place import ENTRY, TAG, Place
 from .readers import Read
 from .world import World
@@ -63,7 +61,7 @@ _further = st.sampled_from((0, 1, 2, 3, 4, 5, 6, 50, 50, 50))  # of what was tri
 def _verb(call: Call) -> str:
     """What it does next."""
     if call.move is Move.COMMAND:
-        return "release" if isinstance(call.step, Abandon) else str(call.step.verb)
+        return verb_of(call.step)
     if call.move in (Move.BEGIN, Move.POLL):
         return "lookup"
     return call.move.name.lower()

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from cacheside.engine import Reader
-from cacheside.steps import Ask
 
 from . import readers
-from .calls import Call, Fate, Move
+from .calls import Call, Fate, Move, verb_of
 from .place import ENTRY, LEASE, TAG, Found, Place, clock
 from .readers import Read, Refresh
 from .writers import Written
@@ -261,5 +260,5 @@ def _told(entry: Any) -> str:
         return f"{call.name} is never heard of again"
     words = f"{call.name} {move.value}"
     if move is Move.COMMAND:
-        words += f" {step.verb if isinstance(step, Ask) else 'release'}"
+        words += f" {verb_of(step)}"
     return words if fate is Fate.DONE else f"{words}: {fate.value}"
