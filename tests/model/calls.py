@@ -298,6 +298,8 @@ def by_hand() -> Iterator[None]:
         patch.setattr(drivers, "afinish", _afinish)
         for module in ("engine", "core", "freshness", "backends.memcached.known"):
             patch.setattr(f"cacheside.{module}.time", SimpleNamespace(monotonic=clock))
+        # A pause must not be over, after some ttls, by chance: the same moves make the same run.
+        patch.setattr("cacheside.engine.chance", lambda: 0.5)
         patch.setattr(health.logger(), "disabled", True)  # thousands of outages
         # Each call counts as a task of one loop: that they share a thread is no recursion.
         patch.setattr("cacheside.flight.running_loop", lambda: engine)
