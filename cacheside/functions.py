@@ -114,6 +114,12 @@ class Runtime:
             Reader(core, keeper) if options.plain else FreshReader(core, keeper, options.load_timeout, function.limiter)
         )
 
+    @property
+    def fresh(self) -> FreshReader:
+        """The reader of a function that has tags."""
+        assert isinstance(self.reader, FreshReader)  # it is one wherever more is asked for than to look, load and fill
+        return self.reader
+
 
 class Function:
     """One decorated function: its key, its options, and its runtime on the cache that it belongs to now.
@@ -174,13 +180,6 @@ class Function:
         key, values = self.keys.with_values(self.keys.binder.bind(args, kwargs), runtime.in_process)
         return prefix + key, None if values is None else partial(self._attach, runtime, values)
 
-    def tags_of(self, runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[str]:
-        """The keys of the tags of a call."""
-        if not self.tags:
-            return ()
-        values = self.keys.binder.bind(args, kwargs)
-        return [runtime.core.tag_key(tag.render(values)) for tag in self.tags]
-
     def _attach(self, runtime: Runtime, values: tuple[Any, ...], entry: Any, outcome: Any, until: float = inf) -> None:
         """Let the next call find `entry` by a row, if that is safe."""
         backend: Any = runtime.core.backend
@@ -208,15 +207,6 @@ class Function:
             return read(reader, prefix + of_call(args, kwargs, in_process), None, lambda: fn(*args, **kwargs))
 
         self.path.serve(call, lambda: self._home() is runtime.home())
-
-    def tagged(
-        self, runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[FreshReader, str, Sequence[str]]:
-        """Of a call with tags: who reads, its key and its tags as the backend knows them."""
-        core, reader, values = runtime.core, runtime.reader, self.keys.binder.bind(args, kwargs)
-        assert isinstance(reader, FreshReader)  # `Runtime` has made it one
-        tags = [core.tag_key(tag.render(values)) for tag in self.tags]
-        return reader, core.prefix + self.keys.text(values, runtime.in_process), tags
 
     def text(self, runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """The key of a call, without version."""
@@ -250,29 +240,37 @@ class Function:
         core, key = self.server_key(args, kwargs)
         await drivers.ainvalidate(core, (key,))
 
-    def place(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Runtime, str, Sequence[str]]:
-        """Where the entry of a call is: the runtime, the key and the tags as the backend knows them."""
-        runtime = self.runtime()
-        return runtime, runtime.core.prefix + self.text(runtime, args, kwargs), self.tags_of(runtime, args, kwargs)
+    def place(self, runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Sequence[str]]:
+        """The key and the tags of a call, as the backend knows them."""
+        core = runtime.core
+        if not self.tags:
+            return core.prefix + self.text(runtime, args, kwargs), ()
+        values = self.keys.binder.bind(args, kwargs)
+        tags = [core.tag_key(tag.render(values)) for tag in self.tags]
+        return core.prefix + self.keys.text(values, runtime.in_process), tags
 
     def peek(self, /, *args: Any, **kwargs: Any) -> Any:
         """What the cache holds for a call, sync."""
-        runtime, key, tags = self.place(args, kwargs)
+        runtime = self.runtime()
+        key, tags = self.place(runtime, args, kwargs)
         return drivers.run(verbs.peek(runtime.reader, key, tags), runtime.core) if runtime.stores else MISSING
 
     async def apeek(self, /, *args: Any, **kwargs: Any) -> Any:
         """What the cache holds for a call, async."""
-        runtime, key, tags = self.place(args, kwargs)
+        runtime = self.runtime()
+        key, tags = self.place(runtime, args, kwargs)
         return await drivers.arun(verbs.peek(runtime.reader, key, tags), runtime.core) if runtime.stores else MISSING
 
     def put(self, value: Any, /, *args: Any, **kwargs: Any) -> bool:
         """Put a known value in the place of what a call would load, sync."""
-        runtime, key, tags = self.place(args, kwargs)
+        runtime = self.runtime()
+        key, tags = self.place(runtime, args, kwargs)
         return runtime.stores and bool(drivers.run(verbs.put(runtime.reader, key, tags, value), runtime.core))
 
     async def aput(self, value: Any, /, *args: Any, **kwargs: Any) -> bool:
         """Put a known value in the place of what a call would load, async."""
-        runtime, key, tags = self.place(args, kwargs)
+        runtime = self.runtime()
+        key, tags = self.place(runtime, args, kwargs)
         return runtime.stores and bool(await drivers.arun(verbs.put(runtime.reader, key, tags, value), runtime.core))
 
 
@@ -288,8 +286,8 @@ def sync_shell(function: Function) -> Callable[..., Any]:
             _count_uncached(runtime)
             return fn(*args, **kwargs)
         if function.tags:
-            reader, key, tags = function.tagged(runtime, args, kwargs)
-            return drivers.read_tagged(reader, key, tags, lambda: fn(*args, **kwargs))
+            key, tags = function.place(runtime, args, kwargs)
+            return drivers.read_tagged(runtime.fresh, key, tags, lambda: fn(*args, **kwargs))
         function.shorten(runtime, drivers.read)
         key, found = function.locate(runtime, args, kwargs)
         return drivers.read(runtime.reader, key, found, lambda: fn(*args, **kwargs))
@@ -309,8 +307,8 @@ def async_shell(function: Function) -> Callable[..., Awaitable[Any]]:
             _count_uncached(runtime)
             return fn(*args, **kwargs)  # type: ignore[no-any-return]  # as above
         if function.tags:
-            reader, key, tags = function.tagged(runtime, args, kwargs)
-            return drivers.aread_tagged(reader, key, tags, lambda: fn(*args, **kwargs))
+            key, tags = function.place(runtime, args, kwargs)
+            return drivers.aread_tagged(runtime.fresh, key, tags, lambda: fn(*args, **kwargs))
         function.shorten(runtime, drivers.aread)
         key, found = function.locate(runtime, args, kwargs)
         return drivers.aread(runtime.reader, key, found, lambda: fn(*args, **kwargs))

@@ -296,7 +296,8 @@ class VerbPromises(Promises):
 
 def put_by_steps(bench: Bench, read: Any, value: Any, meddle: Callable[[], object]) -> bool:
     """`read.set(value, 1)`, with `meddle` called between its guard and what follows."""
-    runtime, key, tags = read._function.place((1,), {})
+    runtime = read._function.runtime()
+    key, tags = read._function.place(runtime, (1,), {})
     steps, answer = put(runtime.reader, key, tags, value), None
     while True:
         try:
