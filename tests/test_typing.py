@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -46,5 +47,8 @@ def test_misuse_is_refused(checker: str, tmp_path: Path) -> None:
 def test_every_public_name_has_a_type(tmp_path: Path) -> None:
     """Nothing that users can import is left to be inferred, which checkers do differently."""
     command = [*CHECKERS["pyright"], "--verifytypes", "cacheside", "--ignoreexternal"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    # With --verifytypes, pyright looks for packages by the first python on PATH, whatever --pythonpath says.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    environment = {**os.environ, "PATH": path}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
     assert "Type completeness score: 100%" in done.stdout, done.stdout + done.stderr
