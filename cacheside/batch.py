@@ -29,6 +29,10 @@ def read_many(reader: Reader, keys: Sequence[str], tags: Sequence[Sequence[str]]
     core = reader.core
     outcomes: Outcomes = {}
     ways: dict[int, Steps] = {}
+    if core.held.counts:
+        for number, key in enumerate(keys):
+            if core.held.here(core, (key, *tags[number])):
+                ways[number] = _read(reader, key, tags[number], sync)
     if core.pending:
         yield from core.deliver()
         for number, key in enumerate(keys):

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import backends, drivers, forks, hitpath, serializers, writes
 from .backends.base import AsyncBackend, Backend
@@ -21,6 +21,9 @@ from .serializers import Compress, Secret, Serializer
 from .stats import Stats
 from .targets import Entry, Terms, server_key, tag_keys
 from .writes import Write
+
+if TYPE_CHECKING:
+    from .transactions import Transaction
 
 F = TypeVar("F", bound="Callable[..., Any] | classmethod[Any, ..., Any] | staticmethod[..., Any]")
 
@@ -167,6 +170,23 @@ class Cache:
         entries = [Entry(self._core, key) for key in self._named(keys, tags)]
         terms = Terms(strict, hold, tags=tags, stale=stale)
         return Write(lambda: self._home, "cache.invalidating", terms, [lambda values: entries])
+
+    def transaction(self) -> Transaction:
+        """A block around the writes of one transaction, ``with`` or ``async with``: invalidations wait for its end.
+
+        All that are made inside it are held: by decorated writes, by `.invalidate()`, of tags, of whatever cache. They
+        are delivered when the block ends, also by an exception (which does not prove that nothing was committed),
+        unless it has called `rollback()`. A block inside another one joins it. It follows the context: tasks that are
+        made inside it, and threads that get a copy of the context, belong to it as well.
+
+        Inside, a function whose key is held reads from the store, and nothing is filled. Guards of strict writes, and
+        the values of `@updates`, wait for the end as well.
+
+        Put the commit inside the block. Its end takes one round trip to each cache.
+        """
+        from .transactions import Transaction  # costly to import, and many need it not
+
+        return Transaction()
 
     def invalidate(self, *keys: str, tags: Sequence[str] = ()) -> None:
         """Drop entries, and the right of every load under way to fill them. One round trip.

@@ -6,11 +6,11 @@ As in `engine.py`, what takes I/O is a generator of steps for the drivers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine, Generator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Generator, Mapping
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import hitpath, tokens
+from . import hitpath, scopes, tokens
 from .backends.base import AsyncBackend, Backend, Capability, Size
 from .errors import ConfigurationError, NotCacheableError
 from .flight import Flights, loading
@@ -69,6 +69,7 @@ class Core:
         self.pending: Pending = Pending()
         self.health: Health = Health(label)
         self.book: StatsBook = StatsBook()
+        self.held: scopes.Held = scopes.Held()
         self.refreshes: dict[str, float] = {}
         """For what is being refreshed by this process, until when nobody else here needs to try."""
         self.tasks: set[asyncio.Task[Any]] = set()
@@ -106,6 +107,25 @@ class Core:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+
+    def hold(self, keys: Collection[str]) -> None:
+        """A scope in this process changes `keys`: from now on reads inside it go to the store (`scopes.py`).
+
+        Race: a call elsewhere finds a value, and makes a row for it. Either it sees the key here and drops the row, or
+        the row was there before and is dropped here.
+        """
+        self.held.add(keys)
+        self.detach(keys)
+
+    def detach(self, keys: Collection[str]) -> None:
+        """No call finds `keys` by a row any more."""
+        if "rows" in self.capabilities:
+            backend: Any = self.backend
+            backend.detach(keys)
+
+    def unhold(self, keys: Collection[str]) -> None:
+        """A scope that changed `keys` is over."""
+        self.held.remove(keys)
 
     def guard(self, plan: dict[str, str | None], hold: float) -> Steps:
         """Put a mark of this writer on all keys of `plan`, and note it there; before the write.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from .envelope import Miss, Outcome, Raised
 from .flight import loading
 from .giveback import given_back, lease_or_give_back, release, release_many, spawn
 from .pending import Plan
+from .scopes import Change, Delivery, settle, transactions
 from .steps import Abandon, AbandonMany, Ask, Awaited, Failed, Load, LoadMany, Pause, Spawn, Step, Steps, Wait
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def read(reader: Reader, key: str, found: Found | None, load: Callable[[], Any])
     """A call of a cached function in plain code. The first lookup goes without steps: it is all there is to a hit."""
     core = reader.core
     backend = core.backend
-    if core.pending.any or backend is None:
+    if core.pending.any or core.held.counts or backend is None:
         outcome = drive(reader.read(key, True, found), core, load)
     else:
         answer: Any
@@ -65,7 +66,7 @@ async def aread(reader: Reader, key: str, found: Found | None, load: Callable[[]
     """`read`, awaiting."""
     core = reader.core
     local, remote = core.backend if core.in_process else None, core.aio
-    if core.pending.any or (local is None and remote is None):
+    if core.pending.any or core.held.counts or (local is None and remote is None):
         outcome = await adrive(reader.read(key, False, found), core, load)
     else:
         answer: Any
@@ -95,7 +96,7 @@ def read_tagged(reader: FreshReader, key: str, tags: Sequence[str], load: Callab
     """`read` of a function with tags: as there, there are no steps to a hit."""
     core = reader.core
     backend: Any = core.backend
-    if core.pending.any or backend is None:
+    if core.pending.any or core.held.counts or backend is None:
         return _given(drive(reader.read(key, True, None, tags), core, load))
     answer: Any
     try:
@@ -114,7 +115,7 @@ async def aread_tagged(reader: FreshReader, key: str, tags: Sequence[str], load:
     core = reader.core
     local: Any = core.backend if core.in_process else None
     remote: Any = core.aio
-    if core.pending.any or (local is None and remote is None):
+    if core.pending.any or core.held.counts or (local is None and remote is None):
         return _given(await adrive(reader.read(key, False, None, tags), core, load))
     answer: Any
     try:
@@ -319,14 +320,70 @@ def _settle(ended: asyncio.Future[None]) -> None:
 
 
 def invalidate(core: Core, keys: Collection[str]) -> None:
-    """Deliver the invalidation of `keys` (as the backend knows them), or note them as pending. Never raises for a
-    broken cache."""
-    finish(core, dict.fromkeys(keys))
+    """Deliver the invalidation of `keys` (as the backend knows them), or note them as pending.
+
+    Inside a transaction they are held for its end. Never raises for a broken cache.
+    """
+    raise_first(deliver(settle(core, dict.fromkeys(keys, Change()), transactions({}))))
 
 
 async def ainvalidate(core: Core, keys: Collection[str]) -> None:
     """`invalidate`, awaitable. It is shielded: a caller that is cancelled meanwhile does not stop the delivery."""
-    await afinish(core, dict.fromkeys(keys))
+    raise_first(await adeliver(settle(core, dict.fromkeys(keys, Change()), transactions({}))))
+
+
+def deliver(deliveries: Iterable[Delivery]) -> list[Exception]:
+    """Tell all caches, whatever becomes of one; returns what went wrong: mistakes of configuration.
+
+    What could not be told is pending. So is all that is left if it is broken off (Ctrl-C).
+    """
+    failures: list[Exception] = []
+    left = list(deliveries)
+    while left:
+        core, plan, updates, stale = left[0]
+        try:
+            finish(core, plan, updates, stale)
+        except Exception as failure:  # the other caches have to be told all the same
+            failures.append(failure)
+            if not core.pending.blocks(*plan):  # there is no client of this colour
+                core.undelivered(plan)
+        except BaseException:
+            postpone(left)
+            raise
+        left.pop(0)
+    return failures
+
+
+async def adeliver(deliveries: Iterable[Delivery]) -> list[Exception]:
+    """`deliver`, awaiting."""
+    failures: list[Exception] = []
+    left = list(deliveries)
+    while left:
+        core, plan, updates, stale = left[0]
+        try:
+            await afinish(core, plan, updates, stale)
+        except Exception as failure:
+            failures.append(failure)
+            if not core.pending.blocks(*plan):  # there is no client of this colour
+                core.undelivered(plan)
+        except BaseException:  # cancelled, or Ctrl-C
+            postpone(left)
+            raise
+        left.pop(0)
+    return failures
+
+
+def postpone(deliveries: Iterable[Delivery]) -> None:
+    """Leave all to a later delivery; until then the keys are bypassed."""
+    for core, plan, _, _ in deliveries:
+        if plan:
+            core.undelivered(plan)
+
+
+def raise_first(failures: Sequence[Exception]) -> None:
+    """Raise what went wrong first, if anything did."""
+    if failures:
+        raise failures[0]
 
 
 def finish(core: Core, plan: Plan, updates: Mapping[str, Update] = NO_UPDATES, stale: float = 0.0) -> None:

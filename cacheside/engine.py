@@ -94,6 +94,8 @@ class Reader:
         A writer whose invalidation failed: `pending`, asked before the lookup is sent.
         """
         core = self.core
+        if core.held.counts and core.held.here(core, (key,)):
+            return (yield from self._uncommitted(self._visit(key, sync)))
         if core.pending:
             yield from core.deliver()
             if core.pending.blocks(key):
@@ -229,15 +231,17 @@ class Reader:
 
     def _lead(self, visit: Visit, token: Any, flight: Flight) -> Steps:
         """Load and fill, with the lease `token`."""
-        flights = self.core.flights
+        core, flights = self.core, self.core.flights
         try:
             outcome = yield from self._load(flight)
             try:
                 kept = self.keeper.keep(outcome, flight.took, stamps_of(visit))
             except Exception as error:  # of the user's cache_if= or ttl=, or a warning made an error
                 outcome, kept = Raised(error), None
+            # A write of this very context, in another task, may have begun to change the key meanwhile.
+            changing = core.held.counts and core.held.here(core, (visit.key, *visit.tags))
             flights.seal(flight)
-            proven = yield from self._store(visit, token, kept)
+            proven = (yield from self._store(visit, token, None if changing else kept)) and not changing
             flights.end(flight, NOTHING if is_one_shot(outcome) else outcome, proven)
         except BaseException:
             flights.end(flight)
@@ -297,6 +301,12 @@ class Reader:
     def _alone(self, visit: Visit) -> Steps:
         """Load for this caller only, and fill nothing."""
         return (yield from self._load_only(visit, Flight(visit.key)))
+
+    def _uncommitted(self, visit: Visit) -> Steps:
+        """A call inside a scope that changes its key: what it reads nobody else may see, so it is shared with none."""
+        self.counters.misses += 1
+        self.counters.bypassed += 1
+        return (yield from self._alone(visit))
 
     def _load_only(self, visit: Visit, flight: Flight) -> Steps:
         flights = self.core.flights

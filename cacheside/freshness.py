@@ -60,6 +60,8 @@ class FreshReader(Reader):
     def read(self, key: str, sync: bool, found: Found | None = None, tags: Sequence[str] = ()) -> Steps:
         """See `Reader.read`. A call with tags always goes by these steps."""
         core = self.core
+        if core.held.counts and core.held.here(core, (key, *tags)):
+            return (yield from self._uncommitted(self._visit(key, sync, tags)))
         if core.pending:
             yield from core.deliver()
             if core.pending.blocks(key, *tags):

@@ -178,9 +178,11 @@ class Function:
         if runtime.table is None or self.path.names is None:
             return prefix + self.keys.of_call(args, kwargs, runtime.in_process), None
         key, values = self.keys.with_values(self.keys.binder.bind(args, kwargs), runtime.in_process)
-        return prefix + key, None if values is None else partial(self._attach, runtime, values)
+        return prefix + key, None if values is None else partial(self._attach, runtime, prefix + key, values)
 
-    def _attach(self, runtime: Runtime, values: tuple[Any, ...], entry: Any, outcome: Any, until: float = inf) -> None:
+    def _attach(
+        self, runtime: Runtime, key: str, values: tuple[Any, ...], entry: Any, outcome: Any, until: float = inf
+    ) -> None:
         """Let the next call find `entry` by a row, if that is safe."""
         backend: Any = runtime.core.backend
         table = runtime.table
@@ -193,6 +195,8 @@ class Function:
                 return
             table.apart = True
         backend.attach(entry, table, raw, types, outcome, until)
+        if key in runtime.core.held.counts:  # calls inside a scope that changes it would find the row too
+            runtime.core.detach((key,))
         pending = runtime.core.pending
         self.path.switch(table, backend.clock, lambda: self._home() is runtime.home() and not pending)
 

@@ -132,6 +132,10 @@ class Stats(NamedTuple):
     """Values that `@updates` put into the cache."""
     updates_refused: int = 0
     """Values of `@updates` that were dropped: another write to the key was under way or came between, or an outage."""
+    held: int = 0
+    """Keys whose invalidation was held for the end of a transaction."""
+    rolled_back: int = 0
+    """Those of them that were dropped, since the transaction was rolled back."""
 
     @property
     def hit_rate(self) -> float:
@@ -152,6 +156,8 @@ class StatsBook:
         self.guards_lost = 0
         self.updates = 0
         self.updates_refused = 0
+        self.held = 0
+        self.rolled_back = 0
 
     def open(self, name: str, owner: object, row_hits: Callable[[], int] | None) -> Counters:
         """New counters for the function `name`, which live as long as `owner` and stay in its line after that.
@@ -186,4 +192,6 @@ class StatsBook:
             guards_lost=self.guards_lost,
             updates=self.updates,
             updates_refused=self.updates_refused,
+            held=self.held,
+            rolled_back=self.rolled_back,
         )

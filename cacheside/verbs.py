@@ -21,7 +21,7 @@ def peek(reader: Reader, key: str, tags: Sequence[str]) -> Steps:
     """What a call would be answered with from the cache, or MISSING. It takes no lease, loads and counts nothing."""
     core = reader.core
     _require(reader, ".peek()")
-    if core.pending.blocks(key, *tags):
+    if core.pending.blocks(key, *tags) or core.held.here(core, (key, *tags)):
         return MISSING
     answer = yield Ask("lookup_many", ((key,), None, tags))
     if type(answer) is Failed:
@@ -43,6 +43,8 @@ def put(reader: Reader, key: str, tags: Sequence[str], value: Any) -> Steps:
     refused. What is left is a write that was over before the guard, and that `value` does not know of.
     """
     core, keeper = reader.core, reader.keeper
+    if core.held.here(core, (key, *tags)):  # `value` is not committed
+        return False
     stamps: tuple[tuple[str, bytes], ...] = ()
     if tags:
         _require(reader, "tags=")

@@ -24,12 +24,13 @@ from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Any, TypeVar
 
-from . import drivers
+from . import drivers, scopes
 from .core import Core, Update
 from .errors import CacheUnavailable, ConfigurationError
 from .functions import Home
 from .health import logger
 from .keymaker import is_coroutine, is_generator
+from .scopes import Change, Delivery
 from .steps import Failed
 from .targets import Entry, Make, Targets, Terms
 
@@ -66,6 +67,12 @@ class Write:
         self._plan: dict[Core, dict[str, str | None]] = {}
         self._proofs: dict[Core, dict[str, Any]] = {}
         self._made: list[Entry] = []  # after the write
+        self._real = True  # False: the block was no write after all
+        self._changing: list[tuple[Core, list[str]]] = []  # as they were added to `core.held`
+        self.open: bool = False
+        """See `Scope`: reads of its keys inside it go to the store."""
+        self.committed: bool = False
+        """Whether a transaction has been committed inside it."""
 
     def returned(self, result: Any) -> Any:
         """Note what the write returned; gives it back."""
@@ -75,6 +82,7 @@ class Write:
     def called_off(self) -> None:
         """The block was no write after all: its end invalidates nothing, and only takes back its marks."""
         self._early, self._late = (), ()
+        self._real = False
         self._keep_marks_only()
 
     def __enter__(self) -> Write:
@@ -92,24 +100,17 @@ class Write:
                     self._postpone()
                     raise
                 raise
+        self._open()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        failures: list[Exception] = []
         try:
-            self._finish()
-            for core, plan in self._plan.items():
-                try:
-                    drivers.finish(core, plan, self._updates(core), self._terms.stale)
-                except Exception as failure:  # the other caches have to be told all the same
-                    failures.append(failure)
-        except BaseException:  # Ctrl-C: what was delivered is not known
-            self._postpone()
-            raise
-        if failures:
-            raise failures[0]
+            failures = drivers.deliver(self._ended())
+        finally:
+            self._close()
+        drivers.raise_first(failures)
 
     async def __aenter__(self) -> Write:
         self._begin(sync=False)
@@ -129,27 +130,56 @@ class Write:
                     self._postpone()
                     raise
                 raise
+        self._open()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        failures: list[Exception] = []
+        try:
+            if kind is GeneratorExit:  # the coroutine is being thrown away: nothing can be awaited any more
+                return drivers.postpone(self._ended())
+            failures = await drivers.adeliver(self._ended())
+        finally:
+            self._close()
+        return drivers.raise_first(failures)
+
+    def changes(self, core: Core, key: str) -> bool:
+        """See `Scope.changes`."""
+        return key in self._plan.get(core, ())
+
+    def _open(self) -> None:
+        """The write begins."""
+        self.open = True
+        scopes.enter(self)
+        for core, plan in self._plan.items():
+            self._changing.append((core, list(plan)))
+            core.hold(plan)
+
+    def _close(self) -> None:
+        """The write is over, and its end has been told, or is pending or held."""
+        self.open = False
+        scopes.leave(self)
+        for core, keys in self._changing:
+            core.unhold(keys)
+
+    def _ended(self) -> list[Delivery]:
+        """What has to be told now that the write is over; what has to wait for a commit a transaction keeps."""
+        told: list[Delivery] = []
         try:
             self._finish()
-            if kind is GeneratorExit:  # the coroutine is being thrown away: nothing can be awaited any more
-                return self._postpone()
+            around = scopes.transactions(self._values) if self._real else []
             for core, plan in self._plan.items():
-                try:
-                    await drivers.afinish(core, plan, self._updates(core), self._terms.stale)
-                except Exception as failure:
-                    failures.append(failure)
-        except BaseException:  # cancelled once more, or Ctrl-C
+                updates = self._updates(core)
+                changes = {
+                    key: Change(() if mark is None else (mark,), self._terms.stale, updates.get(key))
+                    for key, mark in plan.items()
+                }
+                told += scopes.settle(core, changes, around, self.committed)
+        except BaseException:  # Ctrl-C, or a transaction that cannot keep them
             self._postpone()
             raise
-        if failures:
-            raise failures[0]
-        return None
+        return told
 
     def _postpone(self) -> None:
         """Leave the keys to a later delivery; until then they are bypassed."""

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -157,6 +157,15 @@ class MemoryBackend(Keeping):
             if entry.deadline > self.clock() and not entry.stale:
                 self._tables.add(table)
                 entry.attach(Row(entry, value, table, raw, types, until))
+
+    def detach(self, keys: Collection[str]) -> None:
+        """Let no function find the entries of `keys` by a row any more; calls look up again."""
+        with self._lock:
+            for key in keys:
+                entry = self._entries.get(key)
+                if entry is not None:
+                    for row in entry.rows:
+                        row.die()
 
     def replace(self, key: str, seen: Any, lease: float) -> Leased | Busy:
         """See `Backend.replace`."""

@@ -7,6 +7,7 @@ test can hold one call up while it makes others.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import inspect
 import time
@@ -260,13 +261,16 @@ class Bench:
 
     @contextlib.contextmanager
     def block(self, write: Any) -> Iterator[None]:
-        """`with write:` or `async with write:`, whichever the colour has."""
-        sync = self.colour == "sync"
-        self.call(write.__enter__ if sync else write.__aenter__)
+        """`with write:` or `async with write:`, whichever the colour has.
+
+        In a context of its own, so that calls in the block are not inside the write, but others'.
+        """
+        sync, context = self.colour == "sync", contextvars.copy_context()
+        context.run(self.call, write.__enter__ if sync else write.__aenter__)
         try:
             yield
         finally:
-            self.call(write.__exit__ if sync else write.__aexit__, None, None, None)
+            context.run(self.call, write.__exit__ if sync else write.__aexit__, None, None, None)
 
     def start(self, fn: Callable[..., Any], *args: Any) -> Future[Any]:
         """Begin a call, in a thread or a task of its own; the outcome is the future's."""

@@ -1,0 +1,193 @@
+"""What a context is inside of: decorated writes that are under way, transactions that are not over.
+
+Both are *scopes*: reads of a key that a scope around them is changing go to the store and fill nothing, so that a
+program reads what it has written, and nothing uncommitted is ever cached. A transaction also takes the invalidations
+that are made inside it, and delivers them at its end (see `transactions.py`).
+
+Scopes are known by a context variable, so that they follow tasks, and threads that are given a copy of the context, and
+no others see them. A context may outlive a scope that began in it, and a scope may end in another context: a scope that
+is over is passed over.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+
+from . import forks
+
+if TYPE_CHECKING:
+    from .core import Core, Update
+
+
+class Change(NamedTuple):
+    """What is to be told about one key when a write is real.
+
+    `stale`: seconds that its value may be kept, marked stale; 0: it is dropped. `update`: a value for the last of
+    `marks`, which are those of writers that guard the key.
+    """
+
+    marks: tuple[str, ...] = ()
+    stale: float = 0.0
+    update: Update | None = None
+
+    def then(self, later: Change) -> Change:
+        """Both, this one first."""
+        # An invalidation after an update: the value of the update is old.
+        return Change(self.marks + later.marks, min(self.stale, later.stale), later.update)
+
+
+Changes: TypeAlias = Mapping[str, Change]
+
+
+class Scope(Protocol):
+    """What a context can be inside of."""
+
+    open: bool
+    """Whether it is not over."""
+
+    def changes(self, core: Core, key: str) -> bool:
+        """Whether `key` is being changed inside it."""
+        ...
+
+
+class Holding(Scope, Protocol):
+    """A scope that takes invalidations: a transaction."""
+
+    def writing(self) -> bool:
+        """Whether its transaction has written anything so far; True where nobody can say."""
+        ...
+
+    def hold(self, core: Core, changes: Changes) -> bool:
+        """Keep `changes` until it ends. False: it has ended, nothing is kept."""
+        ...
+
+
+inside: ContextVar[tuple[Scope, ...]] = ContextVar("cacheside_inside", default=())
+"""The scopes around this context, the innermost last; some may be over."""
+
+finders: list[Callable[[Mapping[str, Any]], Iterable[Holding]]] = []
+"""Each gives transactions that a write with these arguments (by name) belongs to, though they may have begun in another
+context. For integrations."""
+
+watchers: list[Callable[[Core, str], bool]] = []
+"""Each says whether a transaction around this context, that is in no context variable, is changing a key. For
+integrations."""
+
+
+def enter(scope: Scope) -> None:
+    """This context is inside `scope` from now on."""
+    inside.set((*[each for each in inside.get() if each.open], scope))
+
+
+def leave(scope: Scope) -> None:
+    """This context is not inside `scope` any more."""
+    around = inside.get()
+    if scope in around:  # else it ends in another context than it began in
+        inside.set(tuple([each for each in around if each is not scope]))
+
+
+def committed() -> None:
+    """A transaction has been committed in this context: what the writes around it have to say may be real already."""
+    for each in inside.get():
+        if hasattr(each, "committed"):
+            each.committed = True
+
+
+def transactions(values: Mapping[str, Any]) -> list[Any]:
+    """The open transactions that a write with these arguments belongs to; of nested ones the innermost."""
+    around = [each for each in inside.get() if each.open and hasattr(each, "hold")]
+    for find in finders:
+        around += [each for each in find(values) if each.open and each not in around]
+    outer = {id(parent) for each in around for parent in getattr(each, "parents", ())}
+    return [each for each in around if id(each) not in outer]
+
+
+class Delivery(NamedTuple):
+    """What has to be told to one cache at once: see `Core.finish`."""
+
+    core: Core
+    plan: dict[str, str | None]
+    updates: dict[str, Update]
+    stale: float
+
+
+def deliveries(core: Core, changes: Changes, marks_only: bool = False) -> list[Delivery]:
+    """`changes` as they have to be told; with `marks_only` only that the writers who guarded the keys are done."""
+    drop: dict[float, dict[str, str | None]] = {}
+    layers: list[dict[str, str | None]] = []
+    updates: dict[str, Update] = {}
+    for key, change in changes.items():
+        if not change.marks and not marks_only:
+            drop.setdefault(change.stale, {})[key] = None
+        for number, mark in enumerate(reversed(change.marks)):
+            if number == len(layers):
+                layers.append({})
+            layers[number][key] = mark
+        if change.update is not None:
+            updates[key] = change.update
+    if layers:
+        drop.setdefault(0.0, {}).update(layers[0])
+    told = [Delivery(core, plan, {} if stale else updates, stale) for stale, plan in drop.items()]
+    return told + [Delivery(core, plan, {}, 0.0) for plan in layers[1:]]
+
+
+def settle(core: Core, changes: Changes, holders: Collection[Holding], committed: bool = False) -> list[Delivery]:
+    """Have the transactions around a write keep its `changes`; what has to be told now is returned.
+
+    That is all of it where there is no transaction; and that the keys are not valid any more where some of it may be
+    real already: it has been `committed` inside the write, or none of the transactions has written anything, so that
+    the write was likely made by another way. (As where a session that only reads is open while another one writes.)
+    """
+    if not changes:
+        return []
+    taken = [each for each in holders if each.hold(core, changes)]
+    if taken:
+        if not committed and any(each.writing() for each in taken):
+            return []
+        # They will take back the marks. The value of an update is dropped with this, as it is not the last word.
+        changes = {key: Change(stale=change.stale) for key, change in changes.items()}
+    return deliveries(core, changes)
+
+
+class Held:
+    """The keys of one cache that scopes in this process are changing, with how many there are. Threads share it."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self.after_fork()
+        forks.register(self)
+
+    def after_fork(self) -> None:
+        """Counts stay, those of other threads too: whether a call goes to the store is for its own scopes to say."""
+        self._lock = threading.Lock()
+
+    def add(self, keys: Collection[str]) -> None:
+        """One more scope changes `keys`."""
+        with self._lock:
+            for key in keys:
+                self.counts[key] = self.counts.get(key, 0) + 1
+
+    def remove(self, keys: Collection[str]) -> None:
+        """One scope less does."""
+        with self._lock:
+            for key in keys:
+                left = self.counts.get(key, 0) - 1
+                if left > 0:
+                    self.counts[key] = left
+                else:
+                    self.counts.pop(key, None)
+
+    def here(self, core: Core, keys: Collection[str]) -> bool:
+        """Whether a scope around this context is changing one of `keys`."""
+        # Most calls end here: nobody is changing them.
+        some = [key for key in keys if key in self.counts]
+        if not some:
+            return False
+        around = [each for each in inside.get() if each.open]
+        return any(
+            [each.changes(core, key) for key in some for each in around]
+            + [watch(core, key) for key in some for watch in watchers]
+        )
