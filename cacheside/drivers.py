@@ -106,7 +106,12 @@ def read_tagged(reader: FreshReader, key: str, tags: Sequence[str], load: Callab
     if type(outcome) is Miss:
         visit = reader.visit(key, True, tags, versions)
         return _given(drive(reader.go_on(visit, answer), core, load))
-    return _given(outcome)
+    if type(outcome) is Raised:
+        try:
+            raise outcome.error
+        finally:
+            del outcome  # as in `read`; so `_given` would not do, during which it is held here
+    return outcome
 
 
 async def aread_tagged(reader: FreshReader, key: str, tags: Sequence[str], load: Callable[[], Awaitable[Any]]) -> Any:
@@ -128,7 +133,12 @@ async def aread_tagged(reader: FreshReader, key: str, tags: Sequence[str], load:
     if type(outcome) is Miss:
         visit = reader.visit(key, False, tags, versions)
         return _given(await adrive(reader.go_on(visit, answer), core, load))
-    return _given(outcome)
+    if type(outcome) is Raised:
+        try:
+            raise outcome.error
+        finally:
+            del outcome  # as in `read_tagged`
+    return outcome
 
 
 def run(steps: Steps, core: Core, load: Callable[..., Any] = _no_load) -> Any:
