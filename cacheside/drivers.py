@@ -16,7 +16,7 @@ from .backends.base import AsyncBackend
 from .core import NO_UPDATES, Core, Update
 from .envelope import Miss, Outcome, Raised
 from .flight import loading
-from .giveback import given_back, lease_or_give_back, release, release_many, spawn
+from .giveback import given_back, lease_or_give_back, leases_or_give_back, release, release_many, spawn
 from .pending import Plan
 from .steps import Abandon, AbandonMany, Ask, Awaited, Failed, Load, LoadMany, Pause, Spawn, Step, Steps, Wait
 
@@ -299,6 +299,9 @@ async def _aperform(step: Step, backend: AsyncBackend | None, load: Callable[...
     try:
         if step.verb in ("replace", "claim") or (step.verb == "lookup" and "gives_back" not in backend.capabilities):
             return await lease_or_give_back(backend, step.args[0], asked)
+        if step.verb in ("replace_many", "claim_many"):
+            batching: Any = backend
+            return await leases_or_give_back(batching, [key for key, _ in step.args[0]], asked, looked=False)
         return await asked
     except Exception as error:
         return Failed(error)

@@ -177,7 +177,7 @@ def test_disabled() -> None:
 # --- outages ---
 
 
-@pytest.mark.parametrize("verb", ["lookup_many", "fill_many", "replace", "claim", "plant"])
+@pytest.mark.parametrize("verb", ["lookup_many", "fill_many", "replace_many", "claim_many", "plant"])
 @pytest.mark.parametrize("tags", [(), ("all", "{number}")])
 def test_one_verb_that_fails(verb: str, tags: tuple[str, ...]) -> None:
     """Whatever the server refuses, a batch is loaded by one call, right, and raises nothing."""
