@@ -230,6 +230,19 @@ def _releases(asked: Sequence[tuple[Any, ...]]) -> Steps:
     return [answer] * len(asked) if type(answer) is Failed else [_single(each) for each in answer]
 
 
+def _replaces(asked: Sequence[tuple[Any, ...]]) -> Steps:
+    return (yield from _rights("replace_many", asked))
+
+
+def _claims(asked: Sequence[tuple[Any, ...]]) -> Steps:
+    return (yield from _rights("claim_many", asked))
+
+
+def _rights(verb: str, asked: Sequence[tuple[Any, ...]]) -> Steps:
+    answer = yield Ask(verb, ([(key, seen) for key, seen, _ in asked], asked[0][2]))
+    return [answer] * len(asked) if type(answer) is Failed else [_single(each) for each in answer]
+
+
 def _plants(asked: Sequence[tuple[Any, ...]]) -> Steps:
     tags = list(dict.fromkeys(tag for (some,) in asked for tag in some))
     answer = yield Ask("plant", (tags,))
@@ -264,5 +277,7 @@ _TOGETHER: Mapping[str, Callable[[Sequence[tuple[Any, ...]]], Steps]] = {
     "fill": _fills,
     "fill_many": _fills_with_tags,
     "release": _releases,
+    "replace": _replaces,
+    "claim": _claims,
     "plant": _plants,
 }

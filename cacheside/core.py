@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Coroutine, Generator, Mapping
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from . import hitpath, scopes, tokens
 from .backends.base import AsyncBackend, Backend, Capability, Size
@@ -24,21 +24,25 @@ if TYPE_CHECKING:
     import asyncio
 
 
-class Update(NamedTuple):
+class Update:
     """A value to put in the place of a writer's mark; `refused` is told if it is not cacheable after all."""
 
-    proof: Any
-    stored: Any
-    ttl: float | None
-    refused: Callable[[NotCacheableError], object]
+    def __init__(
+        self, proof: Any, stored: Any, ttl: float | None, refused: Callable[[NotCacheableError], object]
+    ) -> None:
+        self.proof: Any = proof
+        self.stored: Any = stored
+        self.ttl: float | None = ttl
+        self.refused: Callable[[NotCacheableError], object] = refused
 
 
 NO_UPDATES: Mapping[str, Update] = {}
 
 
-class _Failure(NamedTuple):
-    error: Exception
-    keys: frozenset[str]
+class _Failure:
+    def __init__(self, error: Exception, keys: frozenset[str]) -> None:
+        self.error = error
+        self.keys = keys
 
 
 class Core:

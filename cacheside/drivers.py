@@ -16,7 +16,7 @@ from .backends.base import AsyncBackend
 from .core import NO_UPDATES, Core, Update
 from .envelope import Miss, Outcome, Raised
 from .flight import loading
-from .giveback import given_back, lease_or_give_back, release, release_many, spawn
+from .giveback import given_back, lease_or_give_back, leases_or_give_back, release, release_many, spawn
 from .pending import Plan
 from .scopes import Change, Delivery, settle, transactions
 from .steps import Abandon, AbandonMany, Ask, Awaited, Failed, Load, LoadMany, Pause, Spawn, Step, Steps, Wait
@@ -107,7 +107,12 @@ def read_tagged(reader: FreshReader, key: str, tags: Sequence[str], load: Callab
     if type(outcome) is Miss:
         visit = reader.visit(key, True, tags, versions)
         return _given(drive(reader.go_on(visit, answer), core, load))
-    return _given(outcome)
+    if type(outcome) is Raised:
+        try:
+            raise outcome.error
+        finally:
+            del outcome  # as in `read`; so `_given` would not do, during which it is held here
+    return outcome
 
 
 async def aread_tagged(reader: FreshReader, key: str, tags: Sequence[str], load: Callable[[], Awaitable[Any]]) -> Any:
@@ -129,7 +134,12 @@ async def aread_tagged(reader: FreshReader, key: str, tags: Sequence[str], load:
     if type(outcome) is Miss:
         visit = reader.visit(key, False, tags, versions)
         return _given(await adrive(reader.go_on(visit, answer), core, load))
-    return _given(outcome)
+    if type(outcome) is Raised:
+        try:
+            raise outcome.error
+        finally:
+            del outcome  # as in `read_tagged`
+    return outcome
 
 
 def run(steps: Steps, core: Core, load: Callable[..., Any] = _no_load) -> Any:
@@ -290,6 +300,9 @@ async def _aperform(step: Step, backend: AsyncBackend | None, load: Callable[...
     try:
         if step.verb in ("replace", "claim") or (step.verb == "lookup" and "gives_back" not in backend.capabilities):
             return await lease_or_give_back(backend, step.args[0], asked)
+        if step.verb in ("replace_many", "claim_many"):
+            batching: Any = backend
+            return await leases_or_give_back(batching, [key for key, _ in step.args[0]], asked, looked=False)
         return await asked
     except Exception as error:
         return Failed(error)

@@ -210,15 +210,15 @@ class FreshReader(Reader):
                 for tag, version in zip(visit.tags, visit.versions, strict=True)
             ]
         for version in visit.versions:
-            if type(version) is not bytes:
-                if type(version) is Guarded:
-                    self.counters.guarded += 1
-                else:
-                    self._failed(
-                        version if isinstance(version, CacheUnavailable) else CacheUnavailable("a tag is lost")
-                    )
-                yield from self._return(visit, token)
-                return False
+            if type(version) is bytes:
+                continue
+            if type(version) is Guarded:
+                self.counters.guarded += 1
+            elif isinstance(version, CacheUnavailable):
+                self._failed(version)
+            # None: planting has failed, which was counted above; or others kept turning the tag, which is no outage
+            yield from self._return(visit, token)
+            return False
         return True
 
     def _return(self, visit: Visit, token: Any) -> Steps:

@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from functools import partial
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import drivers, verbs
 from .backends.base import Capability
@@ -16,18 +16,18 @@ from .entries import Table
 from .envelope import MISSING, Codec
 from .errors import ConfigurationError
 from .expiry import UNSET, OrUnset, Ttl
-from .freshness import FreshReader
 from .hitpath import HitPath, Switch
 from .keeper import Keeper, Policy
 from .keymaker import KeyMaker, is_coroutine, location_of
 from .keys import Template
-from .limiter import Limiter
-from .livecodec import LiveCodec
 from .options import Options
 from .rawkeys import in_parts, types_of
 from .serializers import Compress, Serializer
 from .stats import CacheInfo, Counters
-from .wirecodec import WireCodec
+
+if TYPE_CHECKING:
+    from .freshness import FreshReader
+    from .limiter import Limiter
 
 
 class Home:
@@ -69,8 +69,13 @@ class Home:
         capabilities = self.core.capabilities
         # What is kept in this process has one clock for all that it keeps.
         clock = getattr(self.core.backend, "clock", self.wall) if self.core.in_process else self.wall
+        # Not imported by a module that only decorates; and of the two a process seldom needs both.
         if "objects" in capabilities:
+            from .livecodec import LiveCodec
+
             return LiveCodec(version, "copies" in capabilities, clock, batch)
+        from .wirecodec import WireCodec
+
         return WireCodec(
             made, version, exceptions, self.wall if "whole_seconds" in capabilities else None, clock, batch
         )
@@ -110,15 +115,19 @@ class Runtime:
             options.windows,
         )
         keeper = Keeper(policy, codec, self.counters)
-        self.reader: Reader = (
-            Reader(core, keeper) if options.plain else FreshReader(core, keeper, options.load_timeout, function.limiter)
-        )
+        self.reader: Reader
+        if options.plain:
+            self.reader = Reader(core, keeper)
+        else:
+            from .freshness import FreshReader  # which most functions do without
+
+            self.reader = FreshReader(core, keeper, options.load_timeout, function.limiter)
 
     @property
     def fresh(self) -> FreshReader:
         """The reader of a function that has tags."""
-        assert isinstance(self.reader, FreshReader)  # it is one wherever more is asked for than to look, load and fill
-        return self.reader
+        reader: Any = self.reader  # it is one wherever more is asked for than to look, load and fill
+        return reader  # type: ignore[no-any-return]  # as just said
 
 
 class Function:

@@ -33,11 +33,14 @@ async def lease_or_give_back(backend: AsyncBackend, key: str, asked: Coroutine[A
     return await _shielded(give_back, asked)
 
 
-async def leases_or_give_back(backend: AsyncBatching, keys: Sequence[str], asked: Coroutine[Any, Any, Any]) -> Any:
-    """The same for a `lookup_many` of `keys`."""
+async def leases_or_give_back(
+    backend: AsyncBatching, keys: Sequence[str], asked: Coroutine[Any, Any, Any], looked: bool = True
+) -> Any:
+    """The same for a `lookup_many` of `keys`; or, unless it `looked` for them, a `replace_many` or `claim_many`."""
 
     async def give_back(found: Any) -> None:
-        won = [(key, each.token) for key, each in zip(keys, found[0], strict=True) if isinstance(each, Leased)]
+        answers = found[0] if looked else found
+        won = [(key, each.token) for key, each in zip(keys, answers, strict=True) if isinstance(each, Leased)]
         if won:
             await release_many(backend, won)
 

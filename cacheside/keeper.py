@@ -14,16 +14,28 @@ from .expiry import NO_WINDOWS, Expiry, Windows
 from .stats import Counters
 
 
-class Policy(NamedTuple):
-    """What a function asked for."""
+class Policy:
+    """What a function asked for.
 
-    name: str
-    where: tuple[str, int, str]
-    """File, line and module of the function, for warnings."""
-    expiry: Expiry
-    cache_if: Callable[[Any], object] | None
-    cache_exceptions: tuple[type[BaseException], ...]
-    windows: Windows = NO_WINDOWS
+    Args:
+        where: file, line and module of the function, for warnings.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        where: tuple[str, int, str],
+        expiry: Expiry,
+        cache_if: Callable[[Any], object] | None,
+        cache_exceptions: tuple[type[BaseException], ...],
+        windows: Windows = NO_WINDOWS,
+    ) -> None:
+        self.name: str = name
+        self.where: tuple[str, int, str] = where
+        self.expiry: Expiry = expiry
+        self.cache_if: Callable[[Any], object] | None = cache_if
+        self.cache_exceptions: tuple[type[BaseException], ...] = cache_exceptions
+        self.windows: Windows = windows
 
 
 class Kept(NamedTuple):

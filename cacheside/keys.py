@@ -17,32 +17,43 @@ All keys are visible ASCII. ``%v`` begins the version at the end of a key, and s
 
 from __future__ import annotations
 
+import functools
 import keyword
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import itemgetter
 from string import Formatter
-from typing import Any, NamedTuple
+from typing import Any
 
 from .errors import ConfigurationError, InvalidKeyError
 
 _SAFE_PUNCTUATION = "_.-"
-_STEP = re.compile(r"\.([^\W\d]\w*)|\[([^\]]+)\]")
+_STEP = r"\.([^\W\d]\w*)|\[([^\]]+)\]"
 _CONVERSIONS: dict[str | None, Callable[[object], str]] = {"s": str, "r": repr, "a": ascii}
 _BIG = 1 << 64  # what is larger takes the slow path: Python can refuse to write it as a decimal
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+[>,;]")
-_NO_KEY = re.compile(r"\A%v|[^!-~]|%(?![0-9A-F]{2}|none|true|false|v(?:[A-Za-z0-9_.-]|%[0-9A-F]{2})+\Z)")
+_NO_KEY = r"\A%v|[^!-~]|%(?![0-9A-F]{2}|none|true|false|v(?:[A-Za-z0-9_.-]|%[0-9A-F]{2})+\Z)"
 
 
-class _Field(NamedTuple):
+class _Field:
     """One ``{root.attribute[item]!conversion:spec}``; `bare` without conversion and spec. `source` is for messages."""
 
-    source: str
-    root: str
-    steps: tuple[tuple[str | None, str | int], ...]
-    conversion: str | None
-    spec: str
-    bare: bool
+    __slots__ = ("bare", "conversion", "root", "source", "spec", "steps")
+
+    def __init__(
+        self,
+        source: str,
+        root: str,
+        steps: tuple[tuple[str | None, str | int], ...],
+        conversion: str | None,
+        spec: str,
+    ) -> None:
+        self.source: str = source
+        self.root: str = root
+        self.steps: tuple[tuple[str | None, str | int], ...] = steps
+        self.conversion: str | None = conversion
+        self.spec: str = spec
+        self.bare: bool = not (conversion or spec)
 
 
 class Template:
@@ -182,9 +193,9 @@ class Template:
         except ValueError as error:
             raise self._wrong(f"{error}; a brace that is meant literally is written twice") from error
         for literal, name, spec, conversion in pieces:
-            bad = re.search(r"[^!-~]|%", literal)
-            if bad:
-                raise self._wrong(f"{bad[0]!r} cannot be in a key; literals are visible ASCII without '%'")
+            for char in literal:
+                if not "!" <= char <= "~" or char == "%":
+                    raise self._wrong(f"{char!r} cannot be in a key; literals are visible ASCII without '%'")
             literals[-1] += literal
             if name is not None:  # else it was an escaped brace, and the literal goes on
                 fields.append(self._field(name, spec or "", conversion, names))
@@ -193,7 +204,7 @@ class Template:
 
     def _field(self, name: str, spec: str, conversion: str | None, names: Collection[str]) -> _Field:
         source = "{" + name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "") + "}"
-        root = re.split(r"[.\[]", name, maxsplit=1)[0]
+        root = name.partition(".")[0].partition("[")[0]
         known = f"the names are: {', '.join(names) or 'none'}"
         if not root or root.isdecimal():
             raise self._wrong(f"{source} has no name; {known}")
@@ -204,13 +215,13 @@ class Template:
         if conversion is not None and conversion not in _CONVERSIONS:
             raise self._wrong(f"{source}: there is no conversion {conversion!r}; use !s, !r or !a")
         path = name[len(root) :]
-        if _STEP.sub("", path):
+        if path and re.sub(_STEP, "", path):
             raise self._wrong(f"{source} is no path; write it like {{user.id}} or {{page[size]}}")
         steps = tuple(
             (attribute, "") if attribute else (None, int(item) if item.isascii() and item.isdigit() else item)
-            for attribute, item in _STEP.findall(path)
+            for attribute, item in (re.findall(_STEP, path) if path else ())
         )
-        return _Field(source, root, steps, conversion, spec, not (conversion or spec))
+        return _Field(source, root, steps, conversion, spec)
 
     def _wrong(self, what: str) -> ConfigurationError:
         return ConfigurationError(f"{self._where}: {what}")
@@ -249,12 +260,17 @@ def check_key(text: object) -> str:
     Raises:
         InvalidKeyError: no rendering gives such a text, so no entry can have it.
     """
-    if not isinstance(text, str) or not text or _NO_KEY.search(text):
+    if not isinstance(text, str) or not text or _no_key().search(text):
         raise InvalidKeyError(
             f"{text!r:.200} is not the text of a key: a key is visible ASCII, and arguments are escaped in it. "
             "Get the text from the cached function's .key(), as in cache.invalidate(get_user.key(user_id))"
         )
     return text
+
+
+@functools.cache
+def _no_key() -> re.Pattern[str]:  # compiling it takes long, and a module that decorates does without
+    return re.compile(_NO_KEY)
 
 
 def with_version(key: str, version: str) -> str:

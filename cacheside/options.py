@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import serializers
 from .backends.base import Capability
 from .errors import ConfigurationError
 from .expiry import UNSET, Duration, Expiry, OrUnset, Ttl, Windows, seconds
-from .limiter import Limiter
 from .serializers import Compress, Serializer
+
+if TYPE_CHECKING:
+    from .limiter import Limiter
 
 
 class Options:
@@ -96,7 +98,11 @@ class Options:
 
     def limiter(self) -> Limiter | None:
         """A new one, if there is a limit."""
-        return None if self.max_loads is None else Limiter(self.max_loads, self.max_loads_wait)
+        if self.max_loads is None:
+            return None
+        from .limiter import Limiter  # which most functions do without
+
+        return Limiter(self.max_loads, self.max_loads_wait)
 
     def expiry(self, ttl_default: Ttl) -> Expiry:
         """These options as an Expiry, on a cache whose ttl is `ttl_default`."""

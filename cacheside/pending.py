@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Mapping
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from . import forks
 
@@ -25,13 +25,14 @@ Plan: TypeAlias = Mapping[str, str | None]
 _MARKS = 8  # kept for one key: what is forgotten here ends by itself
 
 
-class Snapshot(NamedTuple):
+class Snapshot:
     """What was pending at one moment: keys to invalidate, marks to take back, and whether there had been too many."""
 
-    tick: int
-    keys: tuple[str, ...]
-    marks: tuple[tuple[str, str], ...]
-    overflowed: bool
+    def __init__(self, tick: int, keys: tuple[str, ...], marks: tuple[tuple[str, str], ...], overflowed: bool) -> None:
+        self.tick: int = tick
+        self.keys: tuple[str, ...] = keys
+        self.marks: tuple[tuple[str, str], ...] = marks
+        self.overflowed: bool = overflowed
 
 
 class _Failure:

@@ -1,33 +1,45 @@
-"""What the engine asks of the drivers: the steps that its generators yield, and the answer that says "it failed"."""
+"""What the engine asks of the drivers: the steps that its generators yield, and the answer that says "it failed".
+
+Plain classes: Python takes ten times as long to make a NamedTuple, and every program that imports us waits for it.
+"""
 
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from .envelope import Outcome
 from .flight import Flight
 
 
-class Ask(NamedTuple):
+class Ask:
     """Call a method of the backend; the answer is what it returns, or Failed."""
 
-    verb: str
-    args: tuple[Any, ...]
+    __slots__ = ("args", "verb")
+
+    def __init__(self, verb: str, args: tuple[Any, ...]) -> None:
+        self.verb: str = verb
+        self.args: tuple[Any, ...] = args
 
 
-class Load(NamedTuple):
+class Load:
     """Call the user's function, inside the load of `flight`; the answer is its Outcome."""
 
-    flight: Flight
+    __slots__ = ("flight",)
+
+    def __init__(self, flight: Flight) -> None:
+        self.flight: Flight = flight
 
 
-class LoadMany(NamedTuple):
+class LoadMany:
     """Call the user's function once for many keys, inside the load of all `flights`; the answer is its Outcome.
 
     `numbers`: which items of the batch it is called with.
     """
 
-    flights: Sequence[Flight]
-    numbers: Sequence[int]
+    __slots__ = ("flights", "numbers")
+
+    def __init__(self, flights: Sequence[Flight], numbers: Sequence[int]) -> None:
+        self.flights: Sequence[Flight] = flights
+        self.numbers: Sequence[int] = numbers
 
 
 class Awaited(Protocol):
@@ -40,46 +52,64 @@ class Awaited(Protocol):
         ...
 
 
-class Wait(NamedTuple):
+class Wait:
     """Wait for the end of something, so many seconds at most; the answer is whether it ended."""
 
-    flight: Awaited
-    seconds: float
+    __slots__ = ("flight", "seconds")
+
+    def __init__(self, flight: Awaited, seconds: float) -> None:
+        self.flight: Awaited = flight
+        self.seconds: float = seconds
 
 
-class Spawn(NamedTuple):
+class Spawn:
     """Carry out other steps in the background; the answer is whether there was room for them.
 
     `at_once`: somebody waits for them, so there always is.
     """
 
-    steps: "Steps"
-    at_once: bool
+    __slots__ = ("at_once", "steps")
+
+    def __init__(self, steps: "Steps", at_once: bool) -> None:
+        self.steps: Steps = steps
+        self.at_once: bool = at_once
 
 
-class Pause(NamedTuple):
+class Pause:
     """Sleep so many seconds."""
 
-    seconds: float
+    __slots__ = ("seconds",)
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds: float = seconds
 
 
-class Abandon(NamedTuple):
+class Abandon:
     """Release a lease on the way out of a cancelled call: nobody waits for the answer, nor cares for it."""
 
-    key: str
-    token: Any
+    __slots__ = ("key", "token")
+
+    def __init__(self, key: str, token: Any) -> None:
+        self.key: str = key
+        self.token: Any = token
 
 
-class AbandonMany(NamedTuple):
+class AbandonMany:
     """The same for many leases, given as key and token."""
 
-    leases: Sequence[tuple[str, Any]]
+    __slots__ = ("leases",)
+
+    def __init__(self, leases: Sequence[tuple[str, Any]]) -> None:
+        self.leases: Sequence[tuple[str, Any]] = leases
 
 
-class Failed(NamedTuple):
+class Failed:
     """The answer of a backend that could not do what it was asked."""
 
-    error: Exception
+    __slots__ = ("error",)
+
+    def __init__(self, error: Exception) -> None:
+        self.error: Exception = error
 
 
 Step: TypeAlias = Ask | Load | LoadMany | Wait | Pause | Spawn | Abandon | AbandonMany

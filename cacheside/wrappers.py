@@ -8,7 +8,6 @@ the parameters that are left after binding.
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 import operator
@@ -108,7 +107,11 @@ class _Base(functools.partial[R], Generic[P, R], metaclass=_Form):
 
     def __deepcopy__(self, memo: Any) -> Any:
         """Of a bound form, one that is bound to the copy of its instance; as with methods."""
-        return _bound(type(self), self, copy.deepcopy(self.args[0], memo)) if self.args else self
+        if not self.args:
+            return self
+        from copy import deepcopy  # whoever asks for this has it already
+
+        return _bound(type(self), self, deepcopy(self.args[0], memo))
 
     def __eq__(self, other: object) -> bool:
         """Bound forms of one function and one instance are equal, as methods are: each access makes a new one."""

@@ -254,6 +254,36 @@ class ReleasesManyOfOthers(MemoryBackend):
         return [self._leases.pop(key, None) is not None for key, _ in leases]
 
 
+class ReplacesManyUnseen(MemoryBackend):
+    """A batch replaces whatever there is."""
+
+    def replace_many(self, entries: Sequence[tuple[str, Any]], lease: float) -> Any:
+        return [self._replace(key, self._entries.get(key), lease) for key, _ in entries]
+
+
+class ReplacesManyByOne(MemoryBackend):
+    """All of a batch get the lease of the first."""
+
+    def replace_many(self, entries: Sequence[tuple[str, Any]], lease: float) -> Any:
+        return super().replace_many(entries, lease)[:1] * len(entries)
+
+
+class ClaimsManyForAll(MemoryBackend):
+    """A batch claims what others have claimed."""
+
+    def claim_many(self, entries: Sequence[tuple[str, Any]], lease: float) -> Any:
+        for key, _ in entries:
+            self._leases.pop(key, None)
+        return super().claim_many(entries, lease)
+
+
+class ClaimsManyByReplacing(MemoryBackend):
+    """What a batch claims is served no longer."""
+
+    def claim_many(self, entries: Sequence[tuple[str, Any]], lease: float) -> Any:
+        return self.replace_many(entries, lease)
+
+
 class NothingIsSomething(MemoryBackend):
     """No keys are answered once."""
 
@@ -374,6 +404,10 @@ MUTANTS: list[tuple[type[MemoryBackend], str]] = [
     (FillsManyWithoutLease, "test_fill_many"),
     (FillsManyWithoutLease, "test_fill_many_leaves_guards"),
     (ReleasesManyOfOthers, "test_release_many"),
+    (ReplacesManyUnseen, "test_replace_many"),
+    (ReplacesManyByOne, "test_replace_many"),
+    (ClaimsManyForAll, "test_claim_many"),
+    (ClaimsManyByReplacing, "test_claim_many"),
     (NothingIsSomething, "test_batch_of_nothing"),
     (PlantsEachTime, "test_plant"),
     (PlantsEachTime, "test_one_version_for_a_crowd"),

@@ -25,6 +25,7 @@ class BatchWire(Wire):
 
     claim, mark_stale = map(_plain, ("claim", "mark_stale"))
     lookup_many, fill_many, release_many, plant = map(_plain, ("lookup_many", "fill_many", "release_many", "plant"))
+    replace_many, claim_many = map(_plain, ("replace_many", "claim_many"))
 
 
 class _BatchAio(_Aio):
@@ -36,6 +37,7 @@ class _BatchAio(_Aio):
 
     claim, mark_stale = map(_awaitable, ("claim", "mark_stale"))
     fill_many, plant = map(_awaitable, ("fill_many", "plant"))
+    replace_many, claim_many = map(_awaitable, ("replace_many", "claim_many"))
     _release_many, _lookup_many = map(_awaitable, ("release_many", "lookup_many"))
 
     async def release_many(self, leases: Sequence[tuple[str, Any]]) -> Any:

@@ -135,6 +135,39 @@ def test_errors_keep_nothing_alive(colour: Colour) -> None:
         gc.enable()
 
 
+@pytest.mark.parametrize("tags", [(), ("all",)])
+def test_stored_errors_are_no_part_of_a_cycle(tags: tuple[str, ...]) -> None:
+    """An exception that the cache held goes with its last caller, in both colours, with tags or without."""
+
+    class Gone(Exception):
+        """What is stored."""
+
+    decorate = Cache().cached(key="row:{row_id}", cache_exceptions=(Gone,), tags=tags)
+
+    def load(row_id: int) -> int:
+        raise Gone(row_id)
+
+    async def aload(row_id: int) -> int:
+        raise Gone(row_id)
+
+    plain, awaited = decorate(load), decorate(aload)
+    ways: list[Any] = [plain, lambda row_id: awaited(row_id).send(None)]  # over memory it never waits
+    for way in ways:
+        with pytest.raises(Gone):
+            way(1)
+        gc.collect()
+        gc.disable()
+        try:
+            try:
+                way(1)
+            except Gone as error:
+                seen = weakref.ref(error)
+            assert seen() is None
+        finally:
+            gc.enable()
+    assert [fn.cache_info().hits for fn in (plain, awaited)] == [1, 2]
+
+
 def test_coalesced_callers_get_exceptions_of_their_own(colour: Colour) -> None:
     """Each caller raises an object of its own: one for all would collect the tracebacks of all threads."""
     row = Row()

@@ -84,6 +84,8 @@ VERBS: dict[str, dict[str, tuple[Any, ...]]] = {
         "lookup_many": (["k", "l"], 10, ["t"]),
         "fill_many": ([Fill("k", Cas(7, 10**9, b"k"), b"value", 60), Fill("l", Cas(8, 10**9, b"l"), b"v", 60)], ["t"]),
         "release_many": ([("k", Cas(7, 10**9, b"k")), ("l", Claim(Cas(8, 10**9, b"l"), Cas(9, 10**9, b"side")))],),
+        "replace_many": ([("k", Cas(7, 10**9, b"k")), ("l", Cas(8, 10**9, b"l"))], 10),
+        "claim_many": ([("k", Cas(7, 10**9, b"k")), ("l", Cas(8, 10**9, b"l"))], 10),
         "plant": (["t", "u"],),
     },
     "redis": {
@@ -107,6 +109,8 @@ BATCHES: dict[str, dict[str, tuple[Any, ...]]] = {
         "lookup_many": (["k", "l"], 10, ["t"]),
         "fill_many": ([("k", TOKEN.encode(), b"value", 60)], ["t"]),
         "release_many": ([("k", TOKEN.encode())],),
+        "replace_many": ([("k", b"V" + b"0" * 42), ("l", b"V" + b"1" * 42)], 10),
+        "claim_many": ([("k", b"V" + b"0" * 42), ("l", b"V" + b"1" * 42)], 10),
     },
 }
 
@@ -138,6 +142,8 @@ def test_any_answer(
                 "lookup_many": tuple,
                 "fill_many": tuple,
                 "release_many": list,
+                "replace_many": list,
+                "claim_many": list,
                 "plant": list,
                 "guard": (list, tuple),
                 "unguard": int,

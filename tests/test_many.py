@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from many_tools import BatchWire, Table
 from servers import RedisServer
+from wire import Fault, lost
 
-from cacheside import MISSING, AsyncCachedMany, Cache, CachedMany, ConfigurationError, cached_many
+from cacheside import MISSING, AsyncCachedMany, Cache, CachedMany, CacheUnavailable, ConfigurationError, cached_many
+from cacheside.backends.base import Guarded
 from cacheside.backends.memory import MemoryBackend
 from cacheside.testing import disabled
 
@@ -175,7 +177,7 @@ def test_disabled() -> None:
 # --- outages ---
 
 
-@pytest.mark.parametrize("verb", ["lookup_many", "fill_many", "replace", "claim", "plant"])
+@pytest.mark.parametrize("verb", ["lookup_many", "fill_many", "replace_many", "claim_many", "plant"])
 @pytest.mark.parametrize("tags", [(), ("all", "{number}")])
 def test_one_verb_that_fails(verb: str, tags: tuple[str, ...]) -> None:
     """Whatever the server refuses, a batch is loaded by one call, right, and raises nothing."""
@@ -207,6 +209,29 @@ def test_set_in_an_outage(verb: str) -> None:
     assert read.set("known", 1) is (verb == "lookup_many")
     wire.breaks()
     assert read(1) == ("known" if verb == "lookup_many" else "new")
+
+
+@pytest.mark.parametrize(
+    ("fault", "errors", "guarded"),
+    [
+        (lost, 1, 0),
+        (lambda do: [CacheUnavailable("gone"), CacheUnavailable("gone")], 1, 0),
+        (lambda do: [Guarded(), b"0" * 16], 0, 1),
+        (lambda do: [None, b"0" * 16], 0, 0),
+    ],
+)
+def test_tag_that_gets_no_version(fault: Fault, errors: int, guarded: int) -> None:
+    """A call whose tag cannot be planted loads, and gives its lease back; an outage is one error, all else is none."""
+    wire, table = BatchWire(), Table()
+    read = Cache(wire).cached(key="{number}", tags=("{number}", "all"))(table.row)
+    wire.faults["plant"] = fault
+    assert read(1) == 10
+    info = read.cache_info()
+    assert (info.loads, info.errors, info.guarded) == (1, errors, guarded)
+    assert wire.asked.count("release") == 1
+    del wire.faults["plant"]
+    assert [read(1) for _ in range(2)] == [10, 10]
+    assert read.cache_info().loads == 2
 
 
 def test_peek_in_an_outage() -> None:

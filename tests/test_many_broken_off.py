@@ -88,7 +88,7 @@ def test_interrupted_before_a_load_in_the_background() -> None:
     read = cache.cached_many(key="row:{number}", **options)(table.read)
     assert read([1]) == {1: 10}
     time.sleep(0.03)
-    wire.breaks("claim", fault=interrupted)
+    wire.breaks("claim_many", fault=interrupted)
     with pytest.raises(KeyboardInterrupt):
         read([1, 2, 3])
     wire.breaks()
@@ -104,7 +104,7 @@ def test_interrupted_before_a_refresh() -> None:
     read = cache.cached_many(key="row:{number}", ttl=0.02, stale_while_revalidate=60)(table.read)
     assert (read([1]), other([2])) == ({1: 10}, {2: 20})
     time.sleep(0.03)
-    wire.breaks("replace", fault=interrupted)  # of the row of another version
+    wire.breaks("replace_many", fault=interrupted)  # of the row of another version
     with pytest.raises(KeyboardInterrupt):
         read([1, 2])
     wire.breaks()

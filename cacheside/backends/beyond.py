@@ -82,6 +82,18 @@ class Batching(Protocol):
         """`release` of each of `leases`, given as key and token."""
         ...
 
+    def replace_many(
+        self, entries: Sequence[tuple[str, Any]], lease: float
+    ) -> Sequence[Leased | Busy | CacheUnavailable]:
+        """`replace` of each of `entries`, given as key and `seen`. One round trip to each server."""
+        ...
+
+    def claim_many(
+        self, entries: Sequence[tuple[str, Any]], lease: float
+    ) -> Sequence[Leased | Busy | CacheUnavailable]:
+        """`claim` of each of `entries`, as `replace_many`. Nobody asks it of a backend that is no `Claiming`."""
+        ...
+
     def plant(self, tags: Sequence[str]) -> Sequence[Version]:
         """The version of each of `tags`; those that have none get one, kept for 29 days.
 
@@ -121,6 +133,18 @@ class AsyncBatching(Protocol):
 
     async def release_many(self, leases: Sequence[tuple[str, Any]]) -> Sequence[bool | CacheUnavailable]:
         """See `Batching.release_many`."""
+        ...
+
+    async def replace_many(
+        self, entries: Sequence[tuple[str, Any]], lease: float
+    ) -> Sequence[Leased | Busy | CacheUnavailable]:
+        """See `Batching.replace_many`. What is won for a cancelled caller is given back by the caller."""
+        ...
+
+    async def claim_many(
+        self, entries: Sequence[tuple[str, Any]], lease: float
+    ) -> Sequence[Leased | Busy | CacheUnavailable]:
+        """See `Batching.claim_many`, and `replace_many`."""
         ...
 
     async def plant(self, tags: Sequence[str]) -> Sequence[Version]:

@@ -86,6 +86,18 @@ class Keeping:
         del self._leases[key]
         return True
 
+    def _replace(self, key: str, seen: Any, lease: float) -> Leased | Busy:
+        entry = self._entries.get(key)
+        if (entry is not None and entry is not seen) or self._guard(key) is not None:
+            return Busy()
+        if entry is not None:
+            self._drop_value(key)  # with a claim on it
+        return self._lease(key, lease)
+
+    def _claim(self, key: str, seen: Any, lease: float) -> Leased | Busy:
+        entry = self._entries.get(key)
+        return Busy() if entry is None or entry is not seen else self._lease(key, lease)
+
     def _drop(self, keys: Iterable[str]) -> None:
         for key in keys:
             self._drop_value(key)

@@ -170,12 +170,7 @@ class MemoryBackend(Keeping):
     def replace(self, key: str, seen: Any, lease: float) -> Leased | Busy:
         """See `Backend.replace`."""
         with self._lock:
-            entry = self._entries.get(key)
-            if (entry is not None and entry is not seen) or self._guard(key) is not None:
-                return Busy()
-            if entry is not None:
-                self._drop_value(key)  # with a claim on it
-            return self._lease(key, lease)
+            return self._replace(key, seen, lease)
 
     def fill(self, key: str, token: Any, stored: Any, ttl: float | None) -> bool:
         """See `Backend.fill`."""
@@ -261,8 +256,7 @@ class MemoryBackend(Keeping):
     def claim(self, key: str, seen: Any, lease: float) -> Leased | Busy:
         """See `Claiming.claim`."""
         with self._lock:
-            entry = self._entries.get(key)
-            return Busy() if entry is None or entry is not seen else self._lease(key, lease)
+            return self._claim(key, seen, lease)
 
     def mark_stale(self, keys: Sequence[str], grace: float) -> None:
         """See `Claiming.mark_stale`."""
@@ -299,6 +293,16 @@ class MemoryBackend(Keeping):
         """See `Batching.release_many`."""
         with self._lock:
             return [self._release(key, token) for key, token in leases]
+
+    def replace_many(self, entries: Sequence[tuple[str, Any]], lease: float) -> Sequence[Leased | Busy]:
+        """See `Batching.replace_many`."""
+        with self._lock:
+            return [self._replace(key, seen, lease) for key, seen in entries]
+
+    def claim_many(self, entries: Sequence[tuple[str, Any]], lease: float) -> Sequence[Leased | Busy]:
+        """See `Batching.claim_many`."""
+        with self._lock:
+            return [self._claim(key, seen, lease) for key, seen in entries]
 
     def plant(self, tags: Sequence[str]) -> Sequence[Version]:
         """See `Batching.plant`."""

@@ -99,6 +99,14 @@ class NullBackend:
         """There were none."""
         return [False] * len(leases)
 
+    def replace_many(self, entries: Sequence[tuple[str, Any]], lease: float) -> Sequence[Leased | Busy]:
+        """As `lookup`."""
+        return [Leased(None)] * len(entries)
+
+    def claim_many(self, entries: Sequence[tuple[str, Any]], lease: float) -> Sequence[Leased | Busy]:
+        """As `lookup`."""
+        return [Leased(None)] * len(entries)
+
     def plant(self, tags: Sequence[str]) -> Sequence[Version]:
         """A new version for each, which is kept for nobody."""
         return [tokens.fresh() for _ in tags]

@@ -157,12 +157,63 @@ class BatchPromises(Promises):
         assert type(bench.lookup(foreign)) is Busy
 
     @promise_of("batches")
+    def test_replace_many(self, bench: Bench) -> None:
+        """Each entry that was seen is replaced by a lease of its own; those that have changed since are left alone."""
+        seen, changed, held = keys = [bench.key(text) for text in ("seen", "changed", "held")]
+        for key in keys:
+            bench.store(key, b"old")
+        entries = [(key, bench.hit(key).seen) for key in keys]
+        bench.invalidate(changed)
+        bench.store(changed, b"newer")
+        mark = bench.guard(held)
+        replaced, *left = bench.replace_many(entries)
+        assert isinstance(replaced, Leased)
+        assert [type(answer) for answer in left] == [Busy, Busy]
+        assert [type(answer) for answer in bench.replace_many(entries)] == [Busy] * 3
+        assert bench.hit(changed).stored == b"newer"
+        assert bench.update(mark, held, b"written") is True
+        assert bench.fill(seen, replaced.token, b"new") is True
+        keys = [bench.key(str(number)) for number in range(500)]
+        bench.fill_many([Fill(key, bench.token(key), b"old", 60) for key in keys])
+        answers = bench.replace_many([(key, bench.hit(key).seen) for key in keys])
+        done, _ = bench.fill_many(
+            [Fill(key, each.token, key.encode(), 60) for key, each in zip(keys, answers, strict=True)]
+        )
+        assert done == [True] * 500
+        assert [bench.hit(key).stored for key in keys] == [key.encode() for key in keys]
+
+    @promise_of("batches")
+    def test_claim_many(self, bench: Bench) -> None:
+        """Each entry that was seen is claimed by one, and served meanwhile; those that have changed since are not."""
+        if "claims" in bench.capabilities:
+            seen, changed, marked, claimed = keys = [
+                bench.key(text) for text in ("seen", "changed", "marked", "claimed")
+            ]
+            for key in keys:
+                bench.store(key, b"old")
+            bench.mark_stale(marked)
+            found, _ = bench.lookup_many(keys)
+            entries = [(key, answer.seen) for key, answer in zip(keys, found, strict=True)]
+            bench.invalidate(changed)
+            bench.store(changed, b"newer")
+            assert isinstance(bench.claim(*entries[3]), Leased)
+            answers = bench.claim_many(entries)
+            assert [type(answer) for answer in answers] == [Leased, Busy, Leased, Busy]
+            assert [type(answer) for answer in bench.claim_many(entries)] == [Busy] * 4
+            assert [bench.hit(key).stored for key in (seen, changed, claimed)] == [b"old", b"newer", b"old"]
+            fills = [Fill(keys[place], answers[place].token, b"new", 60) for place in (0, 2)]
+            assert bench.fill_many(fills)[0] == [True, True]
+            assert [bench.hit(key).stored for key in (seen, marked)] == [b"new", b"new"]
+
+    @promise_of("batches")
     def test_batch_of_nothing(self, bench: Bench) -> None:
         """No keys have no answers."""
         assert bench.lookup_many([]) == ([], [])
         assert bench.lookup_many([], None) == ([], [])
         assert bench.fill_many([]) == ([], [])
         assert bench.release_many([]) == []
+        assert bench.replace_many([]) == []
+        assert bench.claim_many([]) == []
         assert bench.plant() == []
 
     # Tags.

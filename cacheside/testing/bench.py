@@ -169,6 +169,14 @@ class Bench:
         """See `Batching.release_many`."""
         return list(self.call(self.beyond.release_many, leases))
 
+    def replace_many(self, entries: Sequence[tuple[str, Any]], lease: float = 60) -> list[Any]:
+        """See `Batching.replace_many`."""
+        return list(self.call(self.beyond.replace_many, entries, lease))
+
+    def claim_many(self, entries: Sequence[tuple[str, Any]], lease: float = 60) -> list[Any]:
+        """See `Batching.claim_many`."""
+        return list(self.call(self.beyond.claim_many, entries, lease))
+
     def plant(self, *tags: str) -> list[Version]:
         """See `Batching.plant`."""
         return list(self.call(self.beyond.plant, tags))

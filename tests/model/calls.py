@@ -108,6 +108,12 @@ def verb_of(step: Ask | Abandon | AbandonMany) -> str:
     return "release" if isinstance(step, Abandon) else "release_many"
 
 
+def _args_of(step: Ask | Abandon | AbandonMany) -> tuple[Any, ...]:
+    if isinstance(step, Ask):
+        return step.args
+    return (step.key, step.token) if isinstance(step, Abandon) else (step.leases,)
+
+
 class Call:
     """A read, a refresh or a write."""
 
@@ -239,8 +245,7 @@ class Call:
             self.ended(Raised(error))
             return
         if isinstance(step, (Ask, Abandon, AbandonMany)):
-            args = step.args if isinstance(step, Ask) else tuple(step)
-            self._operation = self.world.place.operation(self.process.core, verb_of(step), args)
+            self._operation = self.world.place.operation(self.process.core, verb_of(step), _args_of(step))
             self._first = True
             self._next(None)
         elif isinstance(step, (Load, LoadMany)):
@@ -296,7 +301,7 @@ def by_hand() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(drivers, "adrive", _adrive)
         patch.setattr(drivers, "afinish", _afinish)
-        for module in ("engine", "core", "freshness", "backends.memcached.known"):
+        for module in ("engine", "core", "freshness", "batch", "backends.memcached.known"):
             patch.setattr(f"cacheside.{module}.time", SimpleNamespace(monotonic=clock))
         # A pause must not be over, after some ttls, by chance: the same moves make the same run.
         patch.setattr("cacheside.engine.chance", lambda: 0.5)

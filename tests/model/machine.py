@@ -77,7 +77,7 @@ def _troubled(trouble: str, *verbs: str) -> Callable[[Any], bool]:
     return lambda machine: trouble in machine.troubles and bool(machine.able(*verbs))
 
 
-_LOOKUPS = ("lookup", "lookup_many", "replace", "claim", "plant")
+_LOOKUPS = ("lookup", "lookup_many", "replace", "replace_many", "claim", "claim_many", "plant")
 _ENDS = ("fill", "fill_many", "release", "release_many")
 _WRITES = ("guard", "unguard", "update", "invalidate", "mark_stale")
 _SENT = (*_LOOKUPS, *_ENDS, *_WRITES)

@@ -72,7 +72,7 @@ class Memcached:
         protocol: Protocol = core.backend.protocol  # type: ignore[union-attr]  # the stub's
         if verb in _CHANGES:
             return (yield from self._change(protocol, verb, args))
-        if verb in ("lookup_many", "fill_many", "release_many", "plant"):
+        if verb in ("lookup_many", "fill_many", "release_many", "replace_many", "claim_many", "plant"):
             return (yield from self._batch(protocol, verb, args))
         if verb == "update":
             key, _, proof, stored, ttl = args

@@ -50,7 +50,7 @@ class Memory:
         verb, args = command
         if verb in _KEY:
             return self.keys.named((args[0],))
-        if verb in ("unguard", "release_many"):
+        if verb in ("unguard", "release_many", "replace_many", "claim_many"):
             return self.keys.named([key for key, _ in args[0]])
         if verb == "fill_many":
             return self.keys.named([fill.key for fill in args[0]] + [tag for tags in args[1:] for tag in tags])

@@ -113,6 +113,18 @@ class AsyncMemcachedBackend:
         """See `MemcachedBackend.release_many`."""
         return await self._run_batch(self._protocol.batches.release_many(leases))
 
+    async def replace_many(
+        self, entries: Sequence[tuple[str, Any]], lease: float
+    ) -> Sequence[base.Leased | base.Busy | CacheUnavailable]:
+        """See `MemcachedBackend.replace_many`."""
+        return await self._run_batch(self._protocol.batches.replace_many(entries, lease))
+
+    async def claim_many(
+        self, entries: Sequence[tuple[str, Any]], lease: float
+    ) -> Sequence[base.Leased | base.Busy | CacheUnavailable]:
+        """See `MemcachedBackend.claim_many`."""
+        return await self._run_batch(self._protocol.batches.claim_many(entries, lease))
+
     async def plant(self, tags: Sequence[str]) -> Sequence[beyond.Version]:
         """See `MemcachedBackend.plant`."""
         return await self._run_batch(self._protocol.batches.plant(tags))

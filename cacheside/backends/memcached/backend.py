@@ -184,6 +184,18 @@ class MemcachedBackend:
         """See `Batching.release_many`. One round trip to each server."""
         return self._run_batch(self._protocol.batches.release_many(leases))
 
+    def replace_many(
+        self, entries: Sequence[tuple[str, Any]], lease: float
+    ) -> Sequence[base.Leased | base.Busy | CacheUnavailable]:
+        """See `Batching.replace_many`. As in `fill_many`, all of one server are `Busy` if none may carry the oldest."""
+        return self._run_batch(self._protocol.batches.replace_many(entries, lease))
+
+    def claim_many(
+        self, entries: Sequence[tuple[str, Any]], lease: float
+    ) -> Sequence[base.Leased | base.Busy | CacheUnavailable]:
+        """See `Batching.claim_many`. As `replace_many`."""
+        return self._run_batch(self._protocol.batches.claim_many(entries, lease))
+
     def plant(self, tags: Sequence[str]) -> Sequence[beyond.Version]:
         """See `Batching.plant`. One round trip to each server, more if something else stands there."""
         return self._run_batch(self._protocol.batches.plant(tags))

@@ -95,6 +95,24 @@ class Batches:
         commands = [release(name, token) for name, (_, token) in zip(names, leases, strict=True)]
         return self._spread(names, lambda _, chosen: exchange([commands[index] for index in chosen]))
 
+    def replace_many(self, entries: Sequence[tuple[str, wire.Cas]], lease: float) -> Batch:
+        """See `Batching.replace_many`."""
+        return self._proven(wire.replace, entries, lease)
+
+    def claim_many(self, entries: Sequence[tuple[str, wire.Cas]], lease: float) -> Batch:
+        """See `Batching.claim_many`."""
+        return self._proven(claims.claim, entries, lease)
+
+    def _proven(
+        self,
+        verb: Callable[[bytes, wire.Cas, float], Command[Any]],
+        entries: Sequence[tuple[str, wire.Cas]],
+        lease: float,
+    ) -> Batch:
+        names = [wire.wire_key(key) for key, _ in entries]
+        commands = [verb(name, seen, lease) for name, (_, seen) in zip(names, entries, strict=True)]
+        return self._spread(names, lambda _, chosen: exchange([commands[index] for index in chosen]))
+
     def plant(self, tagged: Sequence[str]) -> Batch:
         """See `Batching.plant`."""
         names = [wire.wire_key(tag) for tag in tagged]

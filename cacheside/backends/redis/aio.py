@@ -145,6 +145,20 @@ class AsyncRedis(AsyncBackend):
         done: Sequence[bool | CacheUnavailable] = await self._run(self._route.release_many(leases))
         return done
 
+    async def replace_many(
+        self, entries: Sequence[tuple[str, Any]], lease: float
+    ) -> Sequence[Leased | Busy | CacheUnavailable]:
+        """See `Batching.replace_many`."""
+        done: Sequence[Leased | Busy | CacheUnavailable] = await self._run(self._route.replace_many(entries, lease))
+        return done
+
+    async def claim_many(
+        self, entries: Sequence[tuple[str, Any]], lease: float
+    ) -> Sequence[Leased | Busy | CacheUnavailable]:
+        """See `Batching.claim_many`."""
+        done: Sequence[Leased | Busy | CacheUnavailable] = await self._run(self._route.claim_many(entries, lease))
+        return done
+
     async def plant(self, tags: Sequence[str]) -> Sequence[Version]:
         """See `Batching.plant`."""
         versions: Sequence[Version] = await self._run(self._route.plant(tags))

@@ -79,6 +79,14 @@ class Route(Rounds):
         """See `Batching.release_many`."""
         return self.each([key for key, _ in leases], [self.protocol.release(key, token) for key, token in leases])
 
+    def replace_many(self, entries: Sequence[tuple[str, Any]], lease: float) -> Steps:
+        """See `Batching.replace_many`."""
+        return self.each([key for key, _ in entries], [self.protocol.replace(*entry, lease) for entry in entries])
+
+    def claim_many(self, entries: Sequence[tuple[str, Any]], lease: float) -> Steps:
+        """See `Batching.claim_many`."""
+        return self.each([key for key, _ in entries], [self.protocol.claim(*entry, lease) for entry in entries])
+
     def plant(self, tags: Sequence[str]) -> Steps:
         """See `Batching.plant`."""
         return self.each(tags, [self.protocol.plant(tag) for tag in tags])

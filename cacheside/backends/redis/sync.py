@@ -122,6 +122,20 @@ class SyncRedis:
         done: Sequence[bool | CacheUnavailable] = self._run(self._route.release_many(leases))
         return done
 
+    def replace_many(
+        self, entries: Sequence[tuple[str, Any]], lease: float
+    ) -> Sequence[Leased | Busy | CacheUnavailable]:
+        """See `Batching.replace_many`."""
+        done: Sequence[Leased | Busy | CacheUnavailable] = self._run(self._route.replace_many(entries, lease))
+        return done
+
+    def claim_many(
+        self, entries: Sequence[tuple[str, Any]], lease: float
+    ) -> Sequence[Leased | Busy | CacheUnavailable]:
+        """See `Batching.claim_many`."""
+        done: Sequence[Leased | Busy | CacheUnavailable] = self._run(self._route.claim_many(entries, lease))
+        return done
+
     def plant(self, tags: Sequence[str]) -> Sequence[Version]:
         """See `Batching.plant`."""
         versions: Sequence[Version] = self._run(self._route.plant(tags))
