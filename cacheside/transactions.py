@@ -53,6 +53,8 @@ class Transaction:
         recorder: Recorder | None = None,
     ) -> None:
         self.open: bool = False
+        self.real: bool = False
+        """Whether what was written in it is committed at its end, whatever becomes of those around it."""
         self.parents: Sequence[Holding] = parents
         self.writing: Callable[[], bool] = writing
         self._recorder = recorder
@@ -129,8 +131,8 @@ class Transaction:
         scopes.leave(self)
         now = [each for core, marks in undone for each in deliveries(core, marks, marks_only=True)]
         for core, some in changes.items():
-            now += settle(core, some, self.parents)
-        if not rolled_back and not any(parent.open for parent in self.parents):
+            now += settle(core, some, self.parents, self.real)
+        if not rolled_back and (self.real or not any(parent.open for parent in self.parents)):
             scopes.committed()
         return now
 
