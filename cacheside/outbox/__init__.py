@@ -13,13 +13,15 @@ harm), from a process of its own, a thread or a task.
 table.py      the table: its definition for each database, and its statements
 schema.py     the same for SQLAlchemy and Alembic
 recorder.py   writes the rows of one transaction over the application's own connection
-rows.py       takes and removes rows, for the relay
-relay.py      delivers what was left
+store.py      the table as a relay sees it
+listener.py   hears of new rows, on PostgreSQL; bell.py is how a relay waits
+relay.py      delivers what was left; command.py is `cacheside relay`
 """
 
 from __future__ import annotations
 
 from .recorder import ConnectionRecorder
+from .relay import Relay, Totals
 from .table import Outbox, Row
 
-__all__ = ["ConnectionRecorder", "Outbox", "Row"]
+__all__ = ["ConnectionRecorder", "Outbox", "Relay", "Row", "Totals"]

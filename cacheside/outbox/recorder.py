@@ -108,7 +108,7 @@ def _mark(connection: Any) -> str:
 
 def _idle(connection: Any) -> bool:
     """Whether the connection is in no transaction, for all that is known."""
-    info = getattr(connection, "info", None)
+    info: Any = getattr(connection, "info", None)
     if hasattr(info, "transaction_status"):  # psycopg
         return bool(info.transaction_status == _IDLE)
     if hasattr(connection, "in_transaction"):  # sqlite3

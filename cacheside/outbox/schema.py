@@ -57,5 +57,6 @@ def make_table(outbox: Outbox, metadata: sa.MetaData) -> sa.Table:
         mariadb_engine="InnoDB",
     )
     for statement in outbox.notifying():
-        sa.event.listen(table, "after_create", sa.DDL(statement).execute_if(dialect="postgresql"))
+        made: Any = sa.DDL  # its signature is untyped in SQLAlchemy 2
+        sa.event.listen(table, "after_create", made(statement).execute_if(dialect="postgresql"))
     return table

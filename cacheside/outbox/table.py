@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from ..cache import Cache
 from ..errors import ConfigurationError
+from ..expiry import Duration
 from ..health import logger
 
 if TYPE_CHECKING:
     import sqlalchemy
 
     from .recorder import ConnectionRecorder
+    from .relay import Relay, Totals
 
 Dialect: TypeAlias = Literal["postgresql", "mariadb", "sqlite"]
 
@@ -48,12 +50,14 @@ class Outbox:
     Args:
         cache: a cache on a server. Only its keys are recorded.
         table: the name of the table, with its schema if need be: small letters, digits and underscores.
+        notify: on PostgreSQL the table has a trigger that notifies relays of new rows. False: they poll, as they do on
+            other databases. PostgreSQL refuses to prepare transactions (two-phase commit) that have notified.
 
     Raises:
         ConfigurationError: the cache is in this process, or the name is no plain one.
     """
 
-    def __init__(self, cache: Cache, *, table: str = "cacheside_outbox") -> None:
+    def __init__(self, cache: Cache, *, table: str = "cacheside_outbox", notify: bool = True) -> None:
         if not isinstance(cache, Cache):
             raise ConfigurationError(f"an outbox belongs to a Cache, not to {cache!r}")
         self.core: Any = cache._core
@@ -69,6 +73,7 @@ class Outbox:
             )
         self.table: str = table
         """The name of the table, perhaps with a schema."""
+        self.notify: bool = notify
         self.namespace: str = self.core.prefix[:-1]
         """What stands in the column `namespace`: the cache's, escaped as in keys."""
         if len(self.namespace) > _LONGEST_NAMESPACE:
@@ -128,6 +133,23 @@ class Outbox:
 
         return ConnectionRecorder(self, connection)
 
+    def relay(
+        self,
+        store: Any,
+        *,
+        delay: Duration = 1.0,
+        poll: Duration = 1.0,
+        batch: int = 500,
+        report: Callable[[Totals], object] = lambda totals: None,
+    ) -> Relay:
+        """A relay for this process: ``with outbox.relay(url):`` in a thread, ``await outbox.relay(url).arun()`` in a task.
+
+        The arguments and errors are those of `Relay`.
+        """
+        from .relay import Relay
+
+        return Relay(self, store, delay=delay, poll=poll, batch=batch, report=report)
+
     def statements(self, dialect: Dialect) -> tuple[str, ...]:
         """The statements that make the table, where it is not there yet.
 
@@ -162,7 +184,9 @@ class Outbox:
         return (table, f"CREATE INDEX IF NOT EXISTS {name}_created ON {self.table} (created)", *self.notifying())
 
     def notifying(self) -> tuple[str, ...]:
-        """The statements that make PostgreSQL notify the relays of new rows; without them relays poll there too."""
+        """The statements that make PostgreSQL notify the relays of new rows; none without `notify`."""
+        if not self.notify:
+            return ()
         return (
             f"CREATE OR REPLACE FUNCTION {self.table}_notify() RETURNS trigger LANGUAGE plpgsql AS $$\n"
             f"BEGIN NOTIFY {self.channel}; RETURN NULL; END $$",
