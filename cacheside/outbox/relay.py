@@ -1,8 +1,8 @@
 """Delivers what writers left in an outbox: those that died between commit and delivery, or found the cache down.
 
 A row is taken when it is older than `delay`, by the clock of its database: most are removed by their writers before
-that. The keys of a batch of rows are invalidated by one command; then the rows are removed. A relay that dies in between
-leaves them to the next one, which invalidates once more.
+that. The keys of a batch of rows are invalidated by one command; then the rows are removed. A relay that dies in
+between leaves them to the next one, which invalidates once more.
 
 How old an entry can get: a row is seen at its commit (PostgreSQL, by NOTIFY) or within `poll` seconds of it, and is
 delivered when its `delay` is over. So an entry is stale for `delay` seconds after the commit at most, or for `poll` if
@@ -11,6 +11,7 @@ that is longer and nobody notifies, as long as the database, the cache and a rel
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 from collections.abc import Callable, Sequence
@@ -59,7 +60,7 @@ class Relay:
         delay: seconds that rows are left to their writers.
         poll: seconds between two looks where nobody notifies; and the longest wait for a notification.
         batch: rows taken at once.
-        report: is called after each batch and each failure, in the relay's thread.
+        report: is called after each batch, each failure and each look for rows, in the relay's thread.
 
     Raises:
         ConfigurationError: any of these cannot work. Nothing is connected yet.
@@ -96,7 +97,7 @@ class Relay:
         self._failing: set[str] = set()  # what of cache and store was failing at the last try
 
     def stop(self) -> None:
-        """Have it end after the batch that it is at. Returns at once; may be called anywhere, and in a signal handler."""
+        """Have it end after the batch that it is at. Returns at once; for any thread, and for signal handlers."""
         self._bell.ring()
 
     def run(self, once: bool = False) -> Totals:
@@ -139,6 +140,7 @@ class Relay:
         pause = SOON
         while True:
             error = self._pass(session)
+            self._report(self.totals)
             if error is not None:
                 if once:
                     raise error
@@ -167,13 +169,13 @@ class Relay:
                 last = rows[-1]
                 error, some = self._deliver(session, rows)
                 trouble = trouble or error
-                self._report(self.totals)
                 if error is not None and not some:
                     break
             else:
                 session.done()
             if len(rows) < self._batch:
                 break
+            self._report(self.totals)
         if trouble is not None:
             self._fails("cache", f"{self._outbox.core.label} fails, its rows stay in {self._outbox.table}: {trouble}")
         return trouble
@@ -185,7 +187,8 @@ class Relay:
         error = self._invalidate(list({key: None for some in keys.values() for key in some}))
         if error is not None:
             self.totals.cache_failures += 1
-            failed = getattr(error, "keys", None) or frozenset(key for some in keys.values() for key in some)
+            every = frozenset(key for some in keys.values() for key in some)
+            failed = every.intersection(getattr(error, "keys", None) or ()) or every
         told = [row for row, some in keys.items() if failed.isdisjoint(some)]
         removed = session.remove([*told, *damaged])
         session.done()
@@ -283,7 +286,8 @@ class Relay:
                 self.run()
             except BaseException as error:
                 failure = error
-            loop.call_soon_threadsafe(settle, failure)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: it was cancelled twice, and nobody waits
+                loop.call_soon_threadsafe(settle, failure)
 
         threading.Thread(target=work, name="cacheside-relay", daemon=True).start()
         try:

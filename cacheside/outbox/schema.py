@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingExtraError
-from .table import NOW, Outbox
+from .table import NOW, Outbox, dialect_called
 
 try:
     import sqlalchemy as sa
+    from sqlalchemy import event
     from sqlalchemy.dialects import mysql
     from sqlalchemy.ext.compiler import compiles
     from sqlalchemy.sql.expression import FunctionElement
@@ -30,12 +31,7 @@ class Now(FunctionElement[float]):
 
 @compiles(Now)
 def _now(element: Now, compiler: SQLCompiler, **options: Any) -> str:
-    return f"({NOW[dialect_of(compiler.dialect)]})"
-
-
-def dialect_of(dialect: sa.Dialect) -> str:
-    """What `Outbox.statements` calls a dialect of SQLAlchemy's."""
-    return "mariadb" if dialect.name == "mysql" else dialect.name
+    return f"({NOW[dialect_called(compiler.dialect.name)]})"
 
 
 def make_table(outbox: Outbox, metadata: sa.MetaData) -> sa.Table:
@@ -58,5 +54,5 @@ def make_table(outbox: Outbox, metadata: sa.MetaData) -> sa.Table:
     )
     for statement in outbox.notifying():
         made: Any = sa.DDL  # its signature is untyped in SQLAlchemy 2
-        sa.event.listen(table, "after_create", made(statement).execute_if(dialect="postgresql"))
+        event.listen(table, "after_create", made(statement).execute_if(dialect="postgresql"))
     return table

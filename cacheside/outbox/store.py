@@ -14,8 +14,13 @@ from typing import Any, NamedTuple
 from ..backends.urls import masked
 from ..errors import CachesideError, ConfigurationError, MissingExtraError
 from .listener import Listener
-from .schema import dialect_of, sa
-from .table import NOW, Outbox
+from .table import NOW, Outbox, dialect_called
+
+try:
+    import sqlalchemy as sa
+    from sqlalchemy import exc, pool
+except ImportError as _missing:
+    raise MissingExtraError("a relay needs the package 'sqlalchemy': pip install 'cacheside[sqlalchemy]'") from _missing
 
 PATIENCE = 5  # seconds to connect
 _STUCK = 30  # seconds without an answer
@@ -69,7 +74,7 @@ class OutboxStore:
                     f"a relay takes the URL of a database or an Engine of SQLAlchemy, not {store!r}"
                 )
             self._engine = store
-        dialect = dialect_of(self._engine.dialect)
+        dialect = dialect_called(self._engine.dialect.name)
         if dialect not in NOW:
             raise ConfigurationError(f"a relay works on {', '.join(NOW)}, not on {dialect!r}")
         self.label: str = masked(self._engine.url.render_as_string(hide_password=True))
@@ -118,7 +123,8 @@ class Session:
         after = "(created > :created OR (created = :created AND id > :id))"
         locked = " FOR UPDATE SKIP LOCKED" if _skips_locked(connection.dialect) else ""
         self._select = sa.text(
-            f"SELECT id, entries, created FROM {table} WHERE {due} AND {after} ORDER BY created, id LIMIT :limit{locked}"
+            f"SELECT id, entries, created FROM {table} WHERE {due} AND {after} "
+            f"ORDER BY created, id LIMIT :limit{locked}"
         )
         self._delete = sa.text(f"DELETE FROM {table} WHERE id IN :ids").bindparams(sa.bindparam("ids", expanding=True))
         self._oldest = sa.text(f"SELECT min(created) + :delay - {now} FROM {table} WHERE namespace = :namespace")
@@ -165,7 +171,7 @@ def failing(label: str) -> Iterator[None]:
     """What the database or its driver raises becomes a `StoreFailed`."""
     try:
         yield
-    except (sa.exc.SQLAlchemyError, OSError) as error:
+    except (exc.SQLAlchemyError, OSError) as error:
         reason = " ".join(str(getattr(error, "orig", None) or error).split())
         raise StoreFailed(f"{label} fails: {reason}") from error
 
@@ -176,7 +182,7 @@ def _engine(text: str) -> sa.Engine:
     try:
         url = sa.make_url(f"{_DRIVERS.get(scheme, scheme)}{separator}{rest}")
         dialect = url.get_dialect()
-    except (sa.exc.ArgumentError, ValueError):  # from None: its text may quote the password
+    except (exc.ArgumentError, ValueError):  # from None: its text may quote the password
         raise ConfigurationError(
             f"a store is 'postgresql://user@host/database', 'mariadb://user@host/database' or 'sqlite:///path', "
             f"not {shown!r}"
@@ -187,11 +193,11 @@ def _engine(text: str) -> sa.Engine:
         raise ConfigurationError(f"{shown!r} is in memory, where no other process sees it: 'sqlite:///path' is a file")
     given = {name: value for name, value in _WAIT.get(dialect.driver, {}).items() if name not in url.query}
     try:
-        return sa.create_engine(url, poolclass=sa.pool.NullPool, connect_args=given)
+        return sa.create_engine(url, poolclass=pool.NullPool, connect_args=given)
     except ImportError as error:
         extra = "'cacheside[postgresql]'" if dialect.driver == "psycopg" else dialect.driver
         raise MissingExtraError(f"{shown} needs the package {dialect.driver!r}: pip install {extra}") from error
-    except sa.exc.SQLAlchemyError as error:
+    except exc.SQLAlchemyError as error:
         raise ConfigurationError(f"{shown} cannot work: {error}") from None
 
 

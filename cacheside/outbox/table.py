@@ -142,9 +142,9 @@ class Outbox:
         batch: int = 500,
         report: Callable[[Totals], object] = lambda totals: None,
     ) -> Relay:
-        """A relay for this process: ``with outbox.relay(url):`` in a thread, ``await outbox.relay(url).arun()`` in a task.
+        """A relay for this process, with the arguments and errors of `Relay`.
 
-        The arguments and errors are those of `Relay`.
+        ``with outbox.relay(url):`` runs it in a thread, ``await outbox.relay(url).arun()`` in a task.
         """
         from .relay import Relay
 
@@ -212,6 +212,11 @@ class Outbox:
         from .schema import make_table
 
         return make_table(self, metadata)
+
+
+def dialect_called(name: str) -> str:
+    """The name of a dialect here, by SQLAlchemy's name."""
+    return "mariadb" if name == "mysql" else name
 
 
 def _is_key(text: str) -> bool:
