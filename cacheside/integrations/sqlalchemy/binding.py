@@ -8,8 +8,7 @@ and, also after a rollback or a close, ``after_transaction_end``. By then its co
 from __future__ import annotations
 
 import weakref
-from collections.abc import Collection
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
@@ -17,33 +16,23 @@ from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, scoped_
 
 from ... import scopes
 from ...cache import Cache
-from ...core import Core
 from ...errors import ConfigurationError
 from ...targets import server_key, tag_keys
 from .finding import find
 from .rows import Tables, listen, mapper_of, turned
 from .ties import Tie, clean, hold, ties
 
-
-class Outbox(Protocol):
-    """What `bind` needs of a `cacheside.outbox.Outbox`."""
-
-    core: Core
-    insert_sql: str
-    delete_sql: str
-
-    def row(self, keys: Collection[str]) -> Any:
-        """A named tuple of the columns; None if there is nothing to record."""
-        ...
+if TYPE_CHECKING:
+    from ...outbox import Outbox
 
 
 class Binding:
     """A cache, and what is done for it in the sessions that it is bound to."""
 
-    def __init__(self, cache: Cache, tables: Tables, outbox: Any) -> None:
+    def __init__(self, cache: Cache, tables: Tables, outbox: Outbox | None) -> None:
         self.cache: Cache = cache
         self.tables: Tables = tables
-        self.outbox: Any = outbox
+        self.outbox: Outbox | None = outbox
 
     def same(self, other: Binding) -> bool:
         """Whether `other` is for the same cache and does the same."""
@@ -54,7 +43,7 @@ _bindings: weakref.WeakKeyDictionary[Any, list[Binding]] = weakref.WeakKeyDictio
 _made: weakref.WeakSet[type[Session]] = weakref.WeakSet()  # classes of our own, each for one async target
 
 
-def bind(target: Any, cache: Cache, *, tables: Tables | None = None, outbox: Any = None) -> None:
+def bind(target: Any, cache: Cache, *, tables: Tables | None = None, outbox: Outbox | None = None) -> None:
     """Tie invalidations to the transactions of sessions.
 
     All that are made inside the transaction of a session (by decorated writes, `.invalidate()`, of tags, of whatever
@@ -90,8 +79,8 @@ def bind(target: Any, cache: Cache, *, tables: Tables | None = None, outbox: Any
             raise ConfigurationError(
                 f"tables= has {make!r} for {mapped.__qualname__}: give a callable, row -> key or keys"
             )
-    if outbox is not None and outbox.core is not cache._core:
-        raise ConfigurationError("outbox= is that of another cache: make it with the cache that is bound")
+    if outbox is not None and getattr(outbox, "core", None) is not cache._core:
+        raise ConfigurationError(f"outbox= is an Outbox of this cache, as Outbox(cache), not {outbox!r}")
     new = Binding(cache, tables, outbox)
     events = _events_target(target)
     bindings = _bindings.setdefault(events, [])

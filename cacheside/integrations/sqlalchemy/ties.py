@@ -15,7 +15,7 @@ import sys
 import weakref
 from collections import deque
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.orm import Session, SessionTransaction
@@ -23,13 +23,13 @@ from sqlalchemy.util import concurrency
 
 from ... import drivers, scopes
 from ...core import Core
-from ...health import logger
 from ...scopes import Change
 from ...transactions import Transaction
 from ...writes import Write
 from .engines import watch
 
 if TYPE_CHECKING:
+    from ...outbox import Outbox
     from .binding import Binding
 
 
@@ -38,15 +38,6 @@ class Level(Transaction):
 
     done: bool = False
     """Whether its commit has succeeded."""
-
-
-class _Row(NamedTuple):
-    """A row in an outbox that has to be deleted."""
-
-    binding: Binding
-    engine: Engine
-    id: Any
-    keys: Collection[str]
 
 
 class Tie:
@@ -68,8 +59,9 @@ class Tie:
         self._session = weakref.ref(session)
         self._levels: dict[int, Level] = {}  # by the id of their SessionTransaction, the innermost last
         self._connection: weakref.ref[Connection] | None = None
+        self._engine: Engine | None = None  # where the outbox is
         self._recorded: set[tuple[Core, str]] = set()
-        self._rows: list[_Row] = []
+        self._rows: dict[Outbox, dict[str, Collection[str]]] = {}  # in each outbox, by their ids with their keys
         self._gone = weakref.finalize(session, _abandon, self)
         self._gone.atexit = False
 
@@ -118,18 +110,19 @@ class Tie:
         if self.wrote:
             for binding in self.bindings:
                 if binding.outbox is not None:
-                    self._record(session, root, binding)
+                    self._record(session, root, binding.outbox)
 
-    def _record(self, session: Session, root: Level, binding: Binding) -> None:
-        core, outbox = binding.outbox.core, binding.outbox
+    def _record(self, session: Session, root: Level, outbox: Outbox) -> None:
+        core = outbox.core
         keys = [key for key in root.keys(core) if (core, key) not in self._recorded]
         row = outbox.row(keys) if keys else None
         if row is None:
             return
         connection = (self._connection and self._connection()) or session.connection()
+        self._engine = connection.engine
         connection.execute(text(outbox.insert_sql), row._asdict())
         self._recorded.update((core, key) for key in keys)
-        self._rows.append(_Row(binding, connection.engine, row.id, keys))
+        self._rows.setdefault(outbox, {})[row.id] = keys
 
     def ended(self, session: Session, transaction: SessionTransaction) -> None:
         """`transaction` is over."""
@@ -151,13 +144,14 @@ class Tie:
             self._delete_rows()
 
     def _delete_rows(self) -> None:
-        for row in self._rows:
-            if not row.binding.outbox.core.pending.blocks(*row.keys):
+        for outbox, rows in self._rows.items():
+            delivered = [{"id": row} for row, keys in rows.items() if not outbox.core.pending.blocks(*keys)]
+            if delivered and self._engine is not None:
                 try:
-                    with row.engine.begin() as connection:
-                        connection.execute(text(row.binding.outbox.delete_sql), {"id": row.id})
-                except Exception as error:  # it is delivered: a relay does so once more
-                    logger().warning("a row stays in the outbox until a relay takes it: %s", error)
+                    with self._engine.begin() as connection:
+                        connection.execute(text(outbox.delete_sql), delivered)
+                except Exception as error:
+                    outbox.left_behind(repr(error))
 
     def abandoned(self) -> None:
         """Its session was collected as garbage: what is left of it."""
