@@ -6,7 +6,7 @@ second must not keep its invalidation back, or the first serves the old row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,9 +25,10 @@ Killable = RedisServer | MemcachedServer
         pytest.param("new_memcached", marks=pytest.mark.server),
     ]
 )
-def server(request: pytest.FixtureRequest) -> Iterator[Killable]:
+def server(request: pytest.FixtureRequest) -> Killable:
     """One of each kind, for this test alone."""
-    yield request.getfixturevalue(request.param)()
+    started: Killable = request.getfixturevalue(request.param)()
+    return started
 
 
 @pytest.fixture(autouse=True)

@@ -131,7 +131,7 @@ def lookup(key: bytes, lease: int) -> Command[Answer | Held]:
     """See `Backend.lookup`; `Held` for `Busy`. The lease in whole seconds."""
     # N comes first: the server goes through the flags in turn, and N is where a new lease gets its expiry.
     data = b"mg %b N%d v c f t\r\n" % (key, lease)
-    return new(Command, (data, partial(_looked_up, key), 1, None, None, True, key))
+    return new(Command, (data, partial(_looked_up, key), 1, None, None, True, key, False))
 
 
 def hit(key: bytes, data: bytes, sent: int) -> Hit | None:
