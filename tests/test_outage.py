@@ -43,12 +43,12 @@ def failures(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """The commands that were sent and failed so far. No probe is sent during the test: each is a call of its own."""
     monkeypatch.setattr(breaker, "FIRST", 3600.0)
     monkeypatch.setattr(breaker, "LONGEST", 3600.0)
-    failed: Callable[[Breaker, object], None] = Breaker.failed
+    failed: Callable[..., None] = Breaker.failed
     reasons: list[object] = []
 
-    def noted(self: Breaker, reason: object) -> None:
+    def noted(self: Breaker, reason: object, at_once: bool = False) -> None:
         reasons.append(reason)
-        failed(self, reason)
+        failed(self, reason, at_once)
 
     monkeypatch.setattr(Breaker, "failed", noted)
     return reasons
