@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -56,7 +57,7 @@ def test_transaction_that_has_written_nothing(rows: Rows, backend: Recorder, fin
 
 def test_several_transactions(rows: Rows, backend: Recorder, find: list[Any]) -> None:
     """Of several sessions each delivers at its own end, whichever it was that wrote; a rollback drops its own only."""
-    sessions = [Transaction(writing=lambda answer=answer: answer) for answer in (True, False, True)]
+    sessions = [Transaction(writing=partial(bool, answer)) for answer in (True, False, True)]
     for session in sessions:
         session.begin(context=False)
     find += sessions
