@@ -91,11 +91,11 @@ def bind(target: Any, cache: Cache, *, tables: Tables | None = None, outbox: Out
             raise ConfigurationError(
                 f"{target!r} has been bound to this cache, with other tables= or outbox=: bind it once, with all"
             )
-    bindings.append(new)
     listen(tables)
-    for name, handler in _HANDLERS.items():
-        if not event.contains(events, name, handler):
+    if not bindings:  # event.contains cannot be asked: it goes by id(), also of classes that are gone
+        for name, handler in _HANDLERS.items():
             event.listen(events, name, handler)
+    bindings.append(new)
     if find not in scopes.finders:
         scopes.finders.append(find)
 

@@ -25,7 +25,7 @@ class Watched(Protocol):
 _WRITES = re.compile(
     r"[\s(]*(?:/\*.*?\*/\s*)?"
     r"(?:insert|update|delete|merge|replace|upsert|truncate|copy|load|call|exec|do|create|alter|drop"
-    r"|with\b.*?\b(?:insert\s+into|update|delete\s+from|merge\s+into))\b",
+    r"|with\b.*?\b(?:insert\s+into|(?<!for )(?<!key )update|delete\s+from|merge\s+into))\b",
     re.IGNORECASE | re.DOTALL,
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from inspect import getattr_static
 from typing import Any, TypeAlias
@@ -17,6 +18,9 @@ from .ties import ties
 
 Tables: TypeAlias = Mapping[type[Any], Callable[[Any], str | Iterable[str]]]
 """For mapped classes, what makes keys of a row."""
+
+
+_heard: weakref.WeakSet[type[Any]] = weakref.WeakSet()
 
 
 def table_tag(mapped: type[Any]) -> str:
@@ -51,8 +55,9 @@ def mapper_of(mapped: Any) -> Mapper[Any]:
 def listen(tables: Tables) -> None:
     """Hear of rows of these classes, and of those derived from them."""
     for mapped in tables:
-        for name in ("after_insert", "after_update", "after_delete"):
-            if not event.contains(mapped, name, _written):
+        if mapped not in _heard:
+            _heard.add(mapped)
+            for name in ("after_insert", "after_update", "after_delete"):
                 event.listen(mapped, name, _written, propagate=True)
 
 
