@@ -57,8 +57,9 @@ def listen(tables: Tables) -> None:
     for mapped in tables:
         if mapped not in _heard:
             _heard.add(mapped)
-            for name in ("after_insert", "after_update", "after_delete"):
-                event.listen(mapped, name, _written, propagate=True)
+            event.listen(mapped, "after_insert", _written, propagate=True)
+            event.listen(mapped, "after_update", _flushed, propagate=True)
+            event.listen(mapped, "after_delete", _written, propagate=True)
 
 
 def keys_of(make: Callable[[Any], str | Iterable[str]], row: Any) -> list[str]:
@@ -81,11 +82,11 @@ def keys_of(make: Callable[[Any], str | Iterable[str]], row: Any) -> list[str]:
 def turned(tables: Tables, statement: Any) -> list[str]:
     """The tags that a bulk statement turns."""
     written = getattr(statement, "element", statement).entity_description  # select(...).from_statement(insert(...))
+    entity = written.get("entity")
     return [
         table_tag(mapped)
         for mapped in tables
-        if written["table"] in mapper_of(mapped).tables
-        or (isinstance(written["entity"], type) and issubclass(written["entity"], mapped))
+        if written["table"] in mapper_of(mapped).tables or (isinstance(entity, type) and issubclass(entity, mapped))
     ]
 
 
@@ -102,6 +103,12 @@ def _written(mapper: Mapper[Any], connection: Connection, row: Any) -> None:
         made = next((binding.tables[each] for each in type(row).__mro__ if each in binding.tables), None)
         if made is not None:
             tie.changed.setdefault(binding, {}).update(dict.fromkeys(keys_of(made, row)))
+
+
+def _flushed(mapper: Mapper[Any], connection: Connection, row: Any) -> None:
+    session = object_session(row)
+    if session is not None and session.is_modified(row):  # else it was touched, and is what it was
+        _written(mapper, connection, row)
 
 
 class _Before:
