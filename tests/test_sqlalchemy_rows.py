@@ -150,7 +150,8 @@ def test_orphans_and_foreign_keys(kennel: Kennel) -> None:
         stray = Pet(id=5)
         session.add(stray)
         session.flush()
-        session.get_one(Person, 2).pets.append(stray)
+        other = session.get_one(Person, 2)
+        other.pets.append(stray)
         assert kennel.held(session) == {"pet:5", "person:2", "mail:bo"}
 
 
