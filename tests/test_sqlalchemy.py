@@ -279,6 +279,7 @@ def test_two_phases(bound: SqlShop, prepare: bool) -> None:
 
 def test_statements_that_commit_by_themselves(bound: SqlShop) -> None:
     """Where each statement commits by itself a rollback takes nothing back: invalidations are delivered at once."""
+    bound.seen()
     engine = bound.store.engine.execution_options(isolation_level="AUTOCOMMIT")
     with bound.sessions(bind=engine) as session:
         bound.rename(session, 1, "new")

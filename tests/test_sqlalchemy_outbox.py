@@ -147,6 +147,34 @@ def test_commit_inside_a_write(shop: OutboxShop, monkeypatch: pytest.MonkeyPatch
     assert shop.rows() == []
 
 
+def test_commit_inside_a_block(shop: OutboxShop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a block inside the transaction holds is recorded by a commit inside the block, and delivered with it."""
+    seen = at_commit(shop, monkeypatch)
+    with shop.sessions() as session:
+        session.execute(select(User))
+        with shop.cache.transaction():
+            shop.rename(session, 1, "new")
+            assert shop.seen() == "old"
+            session.commit()
+            assert seen == [["user:1"]]
+            assert shop.seen() == "new"
+    assert shop.rows() == []
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("shop", ["postgresql", "mariadb"], indirect=True)
+def test_two_phases(shop: OutboxShop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In two phases the keys are prepared with the write."""
+    seen = at_commit(shop, monkeypatch)
+    with shop.sessions(twophase=True) as session:
+        shop.rename(session, 1, "new")
+        session.prepare()
+        assert shop.rows() == seen == []
+        session.commit()
+    assert seen == [["user:1"]]
+    assert shop.rows() == []
+
+
 def test_read_only(shop: OutboxShop) -> None:
     """A transaction that wrote nothing records nothing: it may be on a replica that takes no writes."""
     with shop.sessions() as session:

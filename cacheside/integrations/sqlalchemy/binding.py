@@ -168,18 +168,17 @@ def _connected(session: Session, transaction: SessionTransaction, connection: Co
 
 def _executing(state: ORMExecuteState) -> None:
     session = state.session
-    tie = ties.get(session)
-    if tie is None and not session.in_transaction() and session.autobegin and not state.is_select:
+    bulk = state.is_insert or state.is_update or state.is_delete
+    if bulk and session.autobegin and not session.in_transaction():
         session.begin()  # as it would do itself, after this event
-        tie = ties.get(session)
+    tie = ties.get(session)
     if tie is None:
         return
     tie.enter()
-    if state.is_insert or state.is_update or state.is_delete:
-        for binding in tie.bindings:
-            if binding.tables:
-                core = binding.cache._core
-                hold(tie, core, tag_keys(core, turned(binding.tables, state.statement)))
+    for binding in tie.bindings if bulk else ():
+        if binding.tables:
+            core = binding.cache._core
+            hold(tie, core, tag_keys(core, turned(binding.tables, state.statement)))
 
 
 def _flushed(session: Session, context: object) -> None:

@@ -67,6 +67,8 @@ class Tie:
 
     def writing(self) -> bool:
         """See `Holding.writing`."""
+        if self.tried:  # all may be real already
+            return False
         session = self._session()
         return self.wrote or (session is not None and bool(session.new or session.deleted or session.dirty))
 
@@ -96,15 +98,16 @@ class Tie:
         level.begin()
 
     def prepare(self, session: Session) -> None:
-        """If it is about to be committed: hold what decorated writes around the commit have to tell; fill the outbox.
+        """If it is about to be committed: hold what is to be told by what the commit stands in; fill the outbox.
 
         It may be called several times in one commit, as more becomes known.
         """
-        if self.preparing == 0 or len(self._levels) != 1:
+        if self.preparing == 0 or len(self._levels) != 1 or not self.writing():
             return
         (root,) = self._levels.values()
-        for scope in scopes.inside.get():
-            if scope.open and isinstance(scope, Write):
+        around = [each for each in scopes.inside.get() if each.open and not isinstance(each, Level)]
+        for scope in around:
+            if isinstance(scope, (Write, Transaction)) and scope not in root.parents:
                 for core, changes in scope.early():
                     root.hold(core, changes)
         if self.wrote:
