@@ -204,12 +204,16 @@ class Write:
     def _begin(self, sync: bool) -> None:
         for make in self._early:
             self._add(make)
-        for core in self._plan:
+        around = scopes.transactions(self._values)
+        for core, plan in self._plan.items():
             core.require(sync)
             if self._terms.stale and "claims" not in core.capabilities:
                 raise ConfigurationError(
                     f"{self._name}: stale= needs a backend with the capability 'claims', which {core.label} lacks"
                 )
+            for each in around:
+                each.require(core)
+                each.touch(core, plan)
 
     def _guarded(self, core: Core, answer: Any) -> None:
         """What became of the guard in one cache."""
