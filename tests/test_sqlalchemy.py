@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from sql_shop import SqlShop, User, elsewhere, open_store
-from sqlalchemy import select, text
+from sqlalchemy import create_engine, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -164,6 +164,33 @@ def test_read_inside_the_transaction(shop: SqlShop) -> None:
         session.rollback()
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        ("sqlite", "memory"),
+        pytest.param(("postgresql", "redis"), marks=pytest.mark.server),
+        pytest.param(("mariadb", "redis"), marks=pytest.mark.server),
+    ],
+    ids=str,
+)
+def test_old_snapshot(shop: SqlShop) -> None:
+    """What a transaction loads from a snapshot older than a write is not left in the cache; else it is.
+
+    MariaDB and SQLite read from snapshots unless told otherwise.
+    """
+    engine = shop.store.engine
+    if engine.dialect.name == "postgresql":
+        engine = engine.execution_options(isolation_level="REPEATABLE READ")
+    with shop.sessions(bind=engine) as reader, shop.sessions() as writer:
+        reader.execute(select(User).where(User.id == 2))
+        shop.rename(writer, 1, "new")
+        writer.commit()
+        if not shop.bound:
+            shop.cache.invalidate("user:1")  # so that this hole is all there is
+        assert elsewhere(shop.get_by, reader, 1) == "old"
+    assert shop.seen() == ("new" if shop.bound else "old")
+
+
 # How transactions end.
 
 
@@ -289,6 +316,27 @@ def test_statements_that_commit_by_themselves(bound: SqlShop) -> None:
 
 
 # What is inside a transaction.
+
+
+def test_load_that_a_snapshot_begins_with(bound: SqlShop) -> None:
+    """A load by the first statement of a transaction is filled: its lease is older than the snapshot."""
+    with bound.sessions() as session:
+        assert bound.get_by(session, 1) == "old"
+        assert bound.get_by(session, 1) == bound.seen() == "old"
+        assert (bound.loads, bound.get_by.cache_info().loads) == (0, 1)
+
+
+def test_load_without_a_snapshot(bound: SqlShop) -> None:
+    """Where each statement sees what is committed, all loads are filled."""
+    if bound.store.engine.dialect.name == "sqlite":
+        engine = create_engine(bound.store.url)  # its driver begins no transaction before a write
+    else:
+        engine = bound.store.engine.execution_options(isolation_level="READ COMMITTED")
+    with bound.sessions(bind=engine) as session:
+        session.execute(select(User))
+        assert bound.get_by(session, 1) == bound.seen() == "old"
+        assert bound.loads == 0
+    engine.dispose()
 
 
 def test_session_that_only_reads(bound: SqlShop) -> None:

@@ -6,9 +6,12 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
+import redis.asyncio
 from sql_shop import User, memory_engine
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import (
@@ -21,6 +24,7 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from cacheside import Cache, ConfigurationError
+from cacheside.backends.redis import RedisBackend
 from cacheside.integrations.sqlalchemy import bind
 from cacheside.integrations.sqlalchemy.ties import ties
 
@@ -164,3 +168,32 @@ def test_nothing_is_imported() -> None:
     """`import cacheside` imports neither SQLAlchemy nor the integration."""
     code = "import sys, cacheside; print([name for name in sys.modules if 'sqlalchemy' in name])"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_clients_of_the_other_colour(engine: Engine, tmp_path: Path) -> None:
+    """A write whose cache the session could not tell at its commit is refused before it is made."""
+    plain_cache = Cache(RedisBackend(client=redis.Redis(port=1)))
+    async_cache = Cache(RedisBackend(aclient=redis.asyncio.Redis(port=1)))
+    maker = sessionmaker(engine)
+    bind(maker, plain_cache)
+
+    @async_cache.invalidates("key")
+    async def write() -> None:
+        raise AssertionError
+
+    with maker() as session:
+        session.connection()
+        with pytest.raises(ConfigurationError, match="by which a plain Session cannot deliver"):
+            asyncio.run(write())
+
+    async def main() -> None:
+        aengine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/shop.db")
+        amaker = async_sessionmaker(aengine)
+        bind(amaker, async_cache)
+        async with amaker() as session:
+            await session.connection()
+            with pytest.raises(ConfigurationError, match="by which an AsyncSession cannot deliver"):
+                plain_cache.invalidates("key")(lambda: None)()
+        await aengine.dispose()
+
+    asyncio.run(main())
