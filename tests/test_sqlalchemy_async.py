@@ -226,6 +226,36 @@ def test_cancelled_in_the_commit(bound: AsyncShop, monkeypatch: pytest.MonkeyPat
     run(bound, scenario)
 
 
+@pytest.mark.server
+@pytest.mark.parametrize("place", [("postgresql", "redis")], indirect=True, ids=str)
+def test_cancelled_in_the_delivery(bound: AsyncShop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that is cancelled in the delivery leaves its keys pending: here they are bypassed until they are told."""
+
+    async def scenario(shop: AsyncShop) -> None:
+        async def write() -> None:
+            async with shop.asessions() as session:
+                await shop.arename(session, 1, "new")
+                await session.commit()
+
+        async def invalidate(keys: Any) -> None:
+            asked.set()
+            await asyncio.sleep(20)
+
+        assert await asyncio.to_thread(shop.get, 1) == "old"
+        asked = asyncio.Event()
+        with monkeypatch.context() as patch:
+            patch.setattr(shop.cache._core.aio, "invalidate", invalidate)
+            task = asyncio.create_task(write())
+            await asked.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert shop.cache.stats().pending == 1
+        assert await asyncio.to_thread(shop.get, 1) == "new"
+
+    run(bound, scenario)
+
+
 def test_delivery_is_awaited(bound: AsyncShop, request: pytest.FixtureRequest, namespace: str) -> None:
     """The delivery goes over the async client: a cache that has no other can be told."""
 
