@@ -56,7 +56,9 @@ def running_loop() -> Any:
 class Flight:
     """One load, its leader and its followers."""
 
-    __slots__ = ("_wakers", "began", "done", "key", "loop", "next", "outcome", "proven", "sealed", "thread", "took")
+    __slots__ = (
+        "_wakers", "began", "done", "key", "loop", "next", "old", "outcome", "proven", "sealed", "thread", "took",
+    )  # fmt: skip
 
     def __init__(self, key: str) -> None:
         self.key: str = key
@@ -65,6 +67,8 @@ class Flight:
         self.began: int | None = None
         self.took: float = 0.0
         """Seconds that the load took; 0: it is not over."""
+        self.old: bool = False
+        """Whether its load read from a snapshot older than its lease: what it loads is for its caller only."""
         self.sealed: bool = False
         self.done: bool = False
         self.proven: bool = False

@@ -87,6 +87,17 @@ class Transaction:
         with self._lock:
             return list(self._changes.get(core, ()))
 
+    def early(self) -> list[tuple[Core, Changes]]:
+        """What its end will tell, as far as it is known now: for a transaction that is committed inside it.
+
+        Without keys that are guarded: these are safe until its end.
+        """
+        with self._lock:
+            return [
+                (core, {key: Change(stale=change.stale) for key, change in changes.items() if not change.marks})
+                for core, changes in self._changes.items()
+            ]
+
     # As a scope.
 
     def begin(self, context: bool = True) -> None:

@@ -30,7 +30,7 @@ from .errors import CacheUnavailable, ConfigurationError
 from .functions import Home
 from .health import logger
 from .keymaker import is_coroutine, is_generator
-from .scopes import Change, Delivery
+from .scopes import Change, Changes, Delivery
 from .steps import Failed
 from .targets import Entry, Make, Targets, Terms
 
@@ -148,7 +148,7 @@ class Write:
         """See `Scope.changes`."""
         return key in self._plan.get(core, ())
 
-    def early(self) -> list[tuple[Core, dict[str, Change]]]:
+    def early(self) -> list[tuple[Core, Changes]]:
         """What its end will tell, as far as it is known before: for a transaction that is committed inside it.
 
         Without keys that are guarded: these are safe until its end.

@@ -192,6 +192,7 @@ class PostgresServer(Server):
         settings = {
             "listen_addresses": HOST, "unix_socket_directories": str(self.folder), "max_connections": "200",
             "fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "shared_buffers": "32MB",
+            "max_prepared_transactions": "20",
         }  # fmt: skip
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         return [self._program("postgres"), "-D", "data", "-p", str(self.port), *options]

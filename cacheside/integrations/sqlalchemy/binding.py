@@ -91,11 +91,11 @@ def bind(target: Any, cache: Cache, *, tables: Tables | None = None, outbox: Out
             raise ConfigurationError(
                 f"{target!r} has been bound to this cache, with other tables= or outbox=: bind it once, with all"
             )
-    bindings.append(new)
     listen(tables)
-    for name, handler in _HANDLERS.items():
-        if not event.contains(events, name, handler):
+    if not bindings:  # event.contains cannot be asked: it goes by id(), also of classes that are gone
+        for name, handler in _HANDLERS.items():
             event.listen(events, name, handler)
+    bindings.append(new)
     if find not in scopes.finders:
         scopes.finders.append(find)
 
@@ -168,18 +168,17 @@ def _connected(session: Session, transaction: SessionTransaction, connection: Co
 
 def _executing(state: ORMExecuteState) -> None:
     session = state.session
-    tie = ties.get(session)
-    if tie is None and not session.in_transaction() and session.autobegin and not state.is_select:
+    bulk = state.is_insert or state.is_update or state.is_delete
+    if bulk and session.autobegin and not session.in_transaction():
         session.begin()  # as it would do itself, after this event
-        tie = ties.get(session)
+    tie = ties.get(session)
     if tie is None:
         return
     tie.enter()
-    if state.is_insert or state.is_update or state.is_delete:
-        for binding in tie.bindings:
-            if binding.tables:
-                core = binding.cache._core
-                hold(tie, core, tag_keys(core, turned(binding.tables, state.statement)))
+    for binding in tie.bindings if bulk else ():
+        if binding.tables:
+            core = binding.cache._core
+            hold(tie, core, tag_keys(core, turned(binding.tables, state.statement)))
 
 
 def _flushed(session: Session, context: object) -> None:

@@ -1,6 +1,10 @@
-"""What is done on the connections of a transaction: whether it wrote, and whether a commit was tried.
+"""What is done on the connections of a transaction: whether it wrote, whether a commit was tried, what a load may see.
 
 A session cannot tell: statements may be executed on its connection, and a commit that raised may have arrived.
+
+A transaction that is isolated by more than READ COMMITTED reads what was there at its first statement. A load that
+began after that statement may read a row that has been written, and invalidated, since: its lease is younger than its
+snapshot, so it says nothing. What it loads is not filled. (A load that the transaction began with has the older lease.)
 """
 
 from __future__ import annotations
@@ -10,6 +14,8 @@ import weakref
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine, event
+
+from ...flight import Flight, loading
 
 
 class Watched(Protocol):
@@ -21,11 +27,17 @@ class Watched(Protocol):
     tried: bool
     """Whether a COMMIT was sent, or every statement commits by itself."""
 
+    snapshot: bool
+    """Whether it reads from a snapshot."""
+
+    first: tuple[Flight, ...] | None
+    """The loads that its first statement was executed in; None: it has executed none."""
+
 
 _WRITES = re.compile(
     r"[\s(]*(?:/\*.*?\*/\s*)?"
     r"(?:insert|update|delete|merge|replace|upsert|truncate|copy|load|call|exec|do|create|alter|drop"
-    r"|with\b.*?\b(?:insert\s+into|update|delete\s+from|merge\s+into))\b",
+    r"|with\b.*?\b(?:insert\s+into|(?<!for )(?<!key )update|delete\s+from|merge\s+into))\b",
     re.IGNORECASE | re.DOTALL,
 )
 
@@ -36,10 +48,14 @@ _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 def watch(connection: Connection, transaction: Watched) -> None:
     """Note on `transaction` what is done on `connection` from now on."""
     _watched[connection] = transaction
-    level = connection.get_execution_options().get("isolation_level")
-    # create_engine(isolation_level="AUTOCOMMIT") shows nowhere else
-    if (level or getattr(connection.dialect, "_on_connect_isolation_level", None)) == "AUTOCOMMIT":
-        transaction.tried = True
+    level = (
+        connection.get_execution_options().get("isolation_level")
+        # create_engine(isolation_level=...) shows nowhere else
+        or getattr(connection.dialect, "_on_connect_isolation_level", None)
+        or connection.default_isolation_level
+    )
+    transaction.tried = transaction.tried or level == "AUTOCOMMIT"
+    transaction.snapshot = transaction.snapshot or level in ("REPEATABLE READ", "SNAPSHOT", "SERIALIZABLE")
     engine = connection.engine
     if engine not in _engines:
         _engines.add(engine)
@@ -50,8 +66,24 @@ def watch(connection: Connection, transaction: Watched) -> None:
 
 def _execute(connection: Connection, cursor: Any, statement: str, *rest: object) -> None:
     transaction = _watched.get(connection)
-    if transaction is not None and not transaction.wrote and _WRITES.match(statement):
+    if transaction is None:
+        return
+    if not transaction.wrote and _WRITES.match(statement):
         transaction.wrote = True
+    if transaction.snapshot and _in_transaction(connection):
+        inside = loading.get()
+        if transaction.first is None:
+            transaction.first = inside
+        for flight in inside:
+            if flight not in transaction.first:
+                flight.old = True
+
+
+def _in_transaction(connection: Connection) -> bool:
+    """False where SQLite's driver has not begun one: it does so, if it is left to it, only before a write."""
+    if connection.dialect.name != "sqlite":
+        return True
+    return bool(getattr(connection.connection.driver_connection, "in_transaction", True))
 
 
 def _commit(connection: Connection, *rest: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from inspect import getattr_static
 from typing import Any, TypeAlias
@@ -17,6 +18,9 @@ from .ties import ties
 
 Tables: TypeAlias = Mapping[type[Any], Callable[[Any], str | Iterable[str]]]
 """For mapped classes, what makes keys of a row."""
+
+
+_heard: weakref.WeakSet[type[Any]] = weakref.WeakSet()
 
 
 def table_tag(mapped: type[Any]) -> str:
@@ -51,9 +55,11 @@ def mapper_of(mapped: Any) -> Mapper[Any]:
 def listen(tables: Tables) -> None:
     """Hear of rows of these classes, and of those derived from them."""
     for mapped in tables:
-        for name in ("after_insert", "after_update", "after_delete"):
-            if not event.contains(mapped, name, _written):
-                event.listen(mapped, name, _written, propagate=True)
+        if mapped not in _heard:
+            _heard.add(mapped)
+            event.listen(mapped, "after_insert", _written, propagate=True)
+            event.listen(mapped, "after_update", _flushed, propagate=True)
+            event.listen(mapped, "after_delete", _written, propagate=True)
 
 
 def keys_of(make: Callable[[Any], str | Iterable[str]], row: Any) -> list[str]:
@@ -76,11 +82,11 @@ def keys_of(make: Callable[[Any], str | Iterable[str]], row: Any) -> list[str]:
 def turned(tables: Tables, statement: Any) -> list[str]:
     """The tags that a bulk statement turns."""
     written = getattr(statement, "element", statement).entity_description  # select(...).from_statement(insert(...))
+    entity = written.get("entity")
     return [
         table_tag(mapped)
         for mapped in tables
-        if written["table"] in mapper_of(mapped).tables
-        or (isinstance(written["entity"], type) and issubclass(written["entity"], mapped))
+        if written["table"] in mapper_of(mapped).tables or (isinstance(entity, type) and issubclass(entity, mapped))
     ]
 
 
@@ -97,6 +103,12 @@ def _written(mapper: Mapper[Any], connection: Connection, row: Any) -> None:
         made = next((binding.tables[each] for each in type(row).__mro__ if each in binding.tables), None)
         if made is not None:
             tie.changed.setdefault(binding, {}).update(dict.fromkeys(keys_of(made, row)))
+
+
+def _flushed(mapper: Mapper[Any], connection: Connection, row: Any) -> None:
+    session = object_session(row)
+    if session is not None and session.is_modified(row):  # else it was touched, and is what it was
+        _written(mapper, connection, row)
 
 
 class _Before:

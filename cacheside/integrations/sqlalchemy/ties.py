@@ -23,6 +23,8 @@ from sqlalchemy.util import concurrency
 
 from ... import drivers, scopes
 from ...core import Core
+from ...errors import ConfigurationError
+from ...flight import Flight
 from ...scopes import Change
 from ...transactions import Transaction
 from ...writes import Write
@@ -39,6 +41,21 @@ class Level(Transaction):
     done: bool = False
     """Whether its commit has succeeded."""
 
+    is_async: bool | None = None
+    """Whether an AsyncSession will end it; None: it has no connection yet."""
+
+    def require(self, core: Core) -> None:
+        """See `Holding.require`."""
+        super().require(core)
+        if self.is_async and core.aio is None and not core.in_process:
+            raise ConfigurationError(f"{core.label} has only a plain client, by which an AsyncSession cannot deliver")
+        if self.is_async is False and core.backend is None:
+            raise ConfigurationError(f"{core.label} has only an async client, by which a plain Session cannot deliver")
+
+    def take_no_more(self) -> None:
+        """What is invalidated from now on is not held here. Takes no lock."""
+        self._taking = False
+
 
 class Tie:
     """What is known of the open transaction of one session. It does not keep the session alive.
@@ -52,6 +69,8 @@ class Tie:
         self.bindings: Collection[Binding] = bindings
         self.wrote: bool = False
         self.tried: bool = False
+        self.snapshot: bool = False
+        self.first: tuple[Flight, ...] | None = None
         self.preparing: int = 0
         """How many commits, of the transaction or of savepoints, have begun and not succeeded yet."""
         self.changed: dict[Binding, dict[str, None]] = {}
@@ -67,6 +86,8 @@ class Tie:
 
     def writing(self) -> bool:
         """See `Holding.writing`."""
+        if self.tried:  # all may be real already
+            return False
         session = self._session()
         return self.wrote or (session is not None and bool(session.new or session.deleted or session.dirty))
 
@@ -85,6 +106,8 @@ class Tie:
         """It uses `connection`."""
         if self._connection is None:
             self._connection = weakref.ref(connection)
+        for level in self._levels.values():
+            level.is_async = connection.dialect.is_async
         watch(connection, self)
 
     def begun(self, transaction: SessionTransaction) -> None:
@@ -96,15 +119,16 @@ class Tie:
         level.begin()
 
     def prepare(self, session: Session) -> None:
-        """If it is about to be committed: hold what decorated writes around the commit have to tell; fill the outbox.
+        """If it is about to be committed: hold what is to be told by what the commit stands in; fill the outbox.
 
         It may be called several times in one commit, as more becomes known.
         """
-        if self.preparing == 0 or len(self._levels) != 1:
+        if self.preparing == 0 or len(self._levels) != 1 or not self.writing():
             return
         (root,) = self._levels.values()
-        for scope in scopes.inside.get():
-            if scope.open and isinstance(scope, Write):
+        around = [each for each in scopes.inside.get() if each.open and not isinstance(each, Level)]
+        for scope in around:
+            if isinstance(scope, (Write, Transaction)) and scope not in root.parents:
                 for core, changes in scope.early():
                     root.hold(core, changes)
         if self.wrote:
@@ -169,7 +193,7 @@ _abandoned: deque[Tie] = deque()
 def _abandon(tie: Tie) -> None:
     # Called in the middle of anything, perhaps of code that holds the locks we would need: only noted here.
     for level in tie._levels.values():
-        level.open = False
+        level.take_no_more()
     _abandoned.append(tie)
 
 
