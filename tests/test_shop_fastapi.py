@@ -193,7 +193,7 @@ def test_redis_is_killed_and_restarted(open_shop: OpenShop, new_redis: Callable[
     print(f"{kills} kills")
     check(report)
     assert kills >= 3
-    assert report.hits > 100
+    assert report.hits > 20
     assert "Traceback" not in shop.log()
 
 
