@@ -30,7 +30,7 @@ class Recorder(Protocol):
         ...
 
     def delivered(self) -> None:
-        """All that were recorded have been."""
+        """All that were recorded have been delivered, or are pending in their caches."""
         ...
 
 
@@ -55,6 +55,8 @@ class Transaction:
     ) -> None:
         self.open: bool = False
         """See `Scope`: from its beginning until all has been delivered."""
+        self.real: bool = False
+        """Whether what was written in it is committed at its end, whatever becomes of those around it."""
         self.parents: Sequence[Holding] = parents
         self.writing: Callable[[], bool] = writing
         self._recorder = recorder
@@ -70,6 +72,7 @@ class Transaction:
         self._taking = False  # from its beginning to its end
         self._changes: dict[Core, dict[str, Change]] = {}
         self._undone: list[tuple[Core, Changes]] = []  # rolled back: only marks are left to take back
+        self._handed_over = False  # to its parents: what was recorded has not been delivered yet
 
     def rollback(self) -> None:
         """The store has rolled back what was written in the block so far: forget its invalidations.
@@ -155,6 +158,9 @@ class Transaction:
 
         Args:
             rolled_back: nothing of what was written in it is real.
+
+        Raises:
+            Exception: what the recorder of one of its parents raised. Then it is over, and all is pending.
         """
         with self._lock:
             self._taking = False
@@ -163,14 +169,15 @@ class Transaction:
             undone, self._undone = self._undone, []
             changes, self._changes = self._changes, {}
         now = [each for core, marks in undone for each in deliveries(core, marks)]
+        self._handed_over = any(parent.open for parent in self.parents)
         try:
             for core, some in changes.items():
-                now += settle(core, some, self.parents)
+                now += settle(core, some, self.parents, self.real)
         except BaseException:  # a transaction around it that cannot record them, or Ctrl-C
             drivers.postpone(now + [each for core, some in changes.items() for each in deliveries(core, some)])
             self.over()
             raise
-        if not rolled_back and not any(parent.open for parent in self.parents):
+        if not rolled_back and (self.real or not self._handed_over):
             scopes.committed()
         return now
 
@@ -183,7 +190,7 @@ class Transaction:
         scopes.leave(self)
         for core, keys in self._held.items():
             core.unhold(keys)
-        if self._recorder is not None:
+        if self._recorder is not None and not self._handed_over:
             self._recorder.delivered()
 
     def finish(self, rolled_back: bool = False) -> None:

@@ -148,6 +148,16 @@ class Write:
         """See `Scope.changes`."""
         return key in self._plan.get(core, ())
 
+    def early(self) -> list[tuple[Core, dict[str, Change]]]:
+        """What its end will tell, as far as it is known before: for a transaction that is committed inside it.
+
+        Without keys that are guarded: these are safe until its end.
+        """
+        return [
+            (core, {key: Change(stale=self._terms.stale) for key, mark in plan.items() if mark is None})
+            for core, plan in self._plan.items()
+        ]
+
     def _open(self) -> None:
         """The write begins."""
         self.open = True
