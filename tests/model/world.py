@@ -267,6 +267,11 @@ class World:
         if version < floor:
             raise Violation(f"{who} version {version}, but version {floor} was complete before:{self.story()}")
 
+    def judge_own(self, call: Written, version: Any) -> None:
+        """That a transaction has read what it has written."""
+        if version != call.wrote:
+            raise Violation(f"{call.name} wrote version {call.wrote}, and read version {version}:{self.story()}")
+
     def story(self) -> str:
         """What happened, one line for each move."""
         return "".join(f"\n  {_told(entry)}" for entry in self.diary)

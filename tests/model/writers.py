@@ -140,7 +140,8 @@ async def _transact(call: Written) -> None:
             await _hand_over(Stage())
             write.returned(call.wrote)
         found = await _steps(_read(call))
-        assert found == call.wrote or isinstance(found, Raised), f"it read {found}"
+        if not isinstance(found, Raised):
+            call.world.judge_own(call, found)
         if call.ends == "commit":
             await _hand_over(Commit())
         else:
