@@ -250,8 +250,10 @@ class ManyPromises(Promises):
         if "claims" in bench.capabilities:
             store, gate = Rows(1, 2), bench.gate()
             first, early, late = [
-                bench.cache().cached_many(key="row:{row}", ttl=LONG, **options)(bench.function(store.read, held))
-                for options, held in (({"early_refresh": 1}, None), ({"early_refresh": 1e15}, gate), ({}, None))
+                bench.cache().cached_many(key="row:{row}", ttl=LONG, early_refresh=beta)(
+                    bench.function(store.read, held)
+                )
+                for beta, held in ((1, None), (1e15, gate), (None, None))
             ]
             old = bench.call(first, [1, 2])
             store.rows = dict.fromkeys((1, 2), "new")
