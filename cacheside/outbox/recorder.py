@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ..core import Core
 from ..errors import ConfigurationError
-from ..health import logger
 
 if TYPE_CHECKING:
     from .table import Outbox
@@ -67,15 +67,15 @@ class ConnectionRecorder:
         ids = [row for row, keys in rows if not pending.blocks(*keys)]
         if not ids:
             return
-        if not _idle(self._connection):
-            self._outbox.left_behind("the connection is still in a transaction, or does not tell")
-            return
         try:
+            if not _idle(self._connection):
+                return self._outbox.left_behind("the connection is still in a transaction, or does not tell")
             self._execute(self._outbox.delete_with(self._mark, len(ids)), ids)
             self._connection.commit()
         except Exception as error:  # whatever the driver calls it; the write is done, and the relay will do the rest
             self._outbox.left_behind(repr(error))
-            self._roll_back()
+            with suppress(Exception):  # it is lost, or closed
+                self._connection.rollback()
 
     def _execute(self, statement: str, arguments: Sequence[str]) -> None:
         cursor = self._connection.cursor()
@@ -83,12 +83,6 @@ class ConnectionRecorder:
             cursor.execute(statement, tuple(arguments))
         finally:
             cursor.close()
-
-    def _roll_back(self) -> None:
-        try:
-            self._connection.rollback()
-        except Exception as error:
-            logger().debug("outbox: the connection could not be rolled back: %r", error)
 
 
 def _mark(connection: Any) -> str:

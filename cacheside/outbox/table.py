@@ -176,7 +176,7 @@ class Outbox:
             "    id CHAR(32) NOT NULL PRIMARY KEY,\n"
             f"    namespace VARCHAR({_LONGEST_NAMESPACE}) NOT NULL,\n"
             "    entries TEXT NOT NULL,\n"
-            f"    created DOUBLE PRECISION NOT NULL DEFAULT ({now})\n"
+            f"    created {'DOUBLE' if dialect == 'sqlite' else 'DOUBLE PRECISION'} NOT NULL DEFAULT ({now})\n"
             ")"
         )
         if dialect == "sqlite":
