@@ -290,7 +290,7 @@ def test_autocommit(redis_store: Store) -> None:
     connection, begin = autocommitting(store)
     with (
         store.cache.transaction(outbox=store.outbox.on(connection)),
-        pytest.raises(ConfigurationError, match="in autocommit mode.*Begin a transaction"),
+        pytest.raises(ConfigurationError, match=r"in autocommit mode.*Begin a transaction"),
     ):
         store.write(1, 2)
     assert store.left() == []

@@ -68,10 +68,11 @@ class ConnectionRecorder:
         if not ids:
             return
         try:
-            if not _idle(self._connection):
-                return self._outbox.left_behind("the connection is still in a transaction, or does not tell")
-            self._execute(self._outbox.delete_with(self._mark, len(ids)), ids)
-            self._connection.commit()
+            if _idle(self._connection):
+                self._execute(self._outbox.delete_with(self._mark, len(ids)), ids)
+                self._connection.commit()
+            else:
+                self._outbox.left_behind("the connection is still in a transaction, or does not tell")
         except Exception as error:  # whatever the driver calls it; the write is done, and the relay will do the rest
             self._outbox.left_behind(repr(error))
             with suppress(Exception):  # it is lost, or closed

@@ -52,6 +52,14 @@ class Found(NamedTuple):
 BEGINNING = Found("", "", -1.0)
 
 
+class Page(NamedTuple):
+    """Some rows, in order: those that were taken, the last of all, and whether there may be more behind it."""
+
+    taken: list[Found]
+    last: Found
+    more: bool
+
+
 class OutboxStore:
     """The database with the table of an outbox.
 
@@ -121,12 +129,14 @@ class Session:
         # A row from the future is one from before the clock was put back.
         due = f"namespace = :namespace AND (created <= {now} - :delay OR created > {now})"
         after = "(created > :created OR (created = :created AND id > :id))"
-        locked = " FOR UPDATE SKIP LOCKED" if _skips_locked(connection.dialect) else ""
         self._select = sa.text(
-            f"SELECT id, entries, created FROM {table} WHERE {due} AND {after} "
-            f"ORDER BY created, id LIMIT :limit{locked}"
+            f"SELECT id, entries, created FROM {table} WHERE {due} AND {after} ORDER BY created, id LIMIT :limit"
         )
-        self._delete = sa.text(f"DELETE FROM {table} WHERE id IN :ids").bindparams(sa.bindparam("ids", expanding=True))
+        ids = sa.bindparam("ids", expanding=True)
+        self._delete = sa.text(f"DELETE FROM {table} WHERE id IN :ids").bindparams(ids)
+        # By their ids: in the order of their times MariaDB may lock more than it returns.
+        lock = sa.text(f"SELECT id FROM {table} WHERE id IN :ids FOR UPDATE SKIP LOCKED").bindparams(ids)
+        self._lock = lock if _skips_locked(connection.dialect) else None
         self._oldest = sa.text(f"SELECT min(created) + :delay - {now} FROM {table} WHERE namespace = :namespace")
 
     def check(self) -> None:
@@ -143,13 +153,17 @@ class Session:
             )
         self._connection.rollback()
 
-    def take(self, limit: int, delay: float, after: Found) -> list[Found]:
+    def take(self, limit: int, delay: float, after: Found) -> Page:
         """Rows that are older than `delay` seconds, the oldest first, behind the row `after`. Then `remove`, `done`."""
         arguments = {"limit": limit, "delay": delay, "created": after.created, "id": after.id}
-        rows = self._connection.execute(self._select, {**self._namespace, **arguments}).all()
-        if not self._select.text.endswith("LOCKED"):
+        rows = [Found(*row) for row in self._connection.execute(self._select, {**self._namespace, **arguments})]
+        taken = rows
+        if rows and self._lock is not None:
+            locked = set(self._connection.scalars(self._lock, {"ids": [row.id for row in rows]}))
+            taken = [row for row in rows if row.id in locked]
+        elif self._lock is None:
             self._connection.rollback()  # so that nobody waits for a lock that does no good
-        return [Found(*row) for row in rows]
+        return Page(taken, rows[-1] if rows else after, len(rows) == limit)
 
     def remove(self, ids: Sequence[str]) -> int:
         """Remove rows; how many were there."""
@@ -181,6 +195,8 @@ def _engine(text: str) -> sa.Engine:
     shown = masked(text)
     try:
         url = sa.make_url(f"{_DRIVERS.get(scheme, scheme)}{separator}{rest}")
+        if dialect_called(url.get_backend_name()) not in NOW:
+            raise ValueError
         dialect = url.get_dialect()
     except (exc.ArgumentError, ValueError):  # from None: its text may quote the password
         raise ConfigurationError(
