@@ -57,19 +57,19 @@ class ConnectionRecorder:
                 "this connection is in autocommit mode, and in no transaction: what the outbox records has to be "
                 "committed together with the write. Begin a transaction around the write, and end it after it"
             )
-        self._execute(self._outbox.insert_with(self._mark), row)
+        self._execute(self._outbox.insert_with(self._mark), [row])
         self._rows.append((row.id, keys))
 
     def delivered(self) -> None:
         """See `Recorder.delivered`. Rows stay whose keys are pending."""
         rows, self._rows = self._rows, []
         pending = self._outbox.core.pending
-        ids = [row for row, keys in rows if not pending.blocks(*keys)]
+        ids = [(row,) for row, keys in rows if not pending.blocks(*keys)]
         if not ids:
             return
         try:
             if _idle(self._connection):
-                self._execute(self._outbox.delete_with(self._mark, len(ids)), ids)
+                self._execute(self._outbox.delete_with(self._mark), ids)
                 self._connection.commit()
             else:
                 self._outbox.left_behind("the connection is still in a transaction, or does not tell")
@@ -78,10 +78,10 @@ class ConnectionRecorder:
             with suppress(Exception):  # it is lost, or closed
                 self._connection.rollback()
 
-    def _execute(self, statement: str, arguments: Sequence[str]) -> None:
+    def _execute(self, statement: str, rows: Sequence[Sequence[str]]) -> None:
         cursor = self._connection.cursor()
         try:
-            cursor.execute(statement, tuple(arguments))
+            cursor.executemany(statement, rows)
         finally:
             cursor.close()
 

@@ -97,9 +97,9 @@ class Outbox:
         """`insert_sql` for a DB-API driver: `mark`, "%s" or "?", stands for each field of a `Row`, in their order."""
         return f"INSERT INTO {self.table} (id, namespace, entries) VALUES ({mark}, {mark}, {mark})"
 
-    def delete_with(self, mark: str, count: int = 1) -> str:
-        """`delete_sql` for a DB-API driver, for `count` rows by their ids."""
-        return f"DELETE FROM {self.table} WHERE id IN ({', '.join([mark] * count)})"
+    def delete_with(self, mark: str) -> str:
+        """`delete_sql` for a DB-API driver."""
+        return f"DELETE FROM {self.table} WHERE id = {mark}"
 
     def row(self, keys: Collection[str]) -> Row | None:
         """A new row for `keys`, as the backend knows them (tags too); None if there are none."""
