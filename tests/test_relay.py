@@ -22,8 +22,7 @@ from outbox_tools import DATABASES, Store, opened_store, until
 from servers import MariaDBServer, MemcachedServer, PostgresServer, RedisServer
 
 from cacheside import Cache, CacheUnavailable, ConfigurationError, MissingExtraError
-from cacheside.outbox import Outbox, Relay, Totals
-from cacheside.outbox.store import StoreFailed
+from cacheside.outbox import Outbox, Relay, StoreFailed, Totals
 
 NOWHERE = "redis://127.0.0.1:1/0"
 
@@ -494,6 +493,7 @@ def test_command_once(request: pytest.FixtureRequest, new_redis: Callable[..., R
         (["--store", "sqlite://", "--cache", NOWHERE], "in memory"),
         (["--store", "postgresql+asyncpg://u:secret@h/d", "--cache", NOWHERE], "driver of plain code"),
         (["--store", "postgresql://u:secret@127.0.0.1:1/d", "--cache", NOWHERE], "127.0.0.1"),
+        (["--store", "mysql://u:secret@127.0.0.1:1/d?nonsense=1", "--cache", NOWHERE], "'nonsense'"),
         (["--store", "sqlite:///none.db", "--cache", NOWHERE], "there is no table cacheside_outbox"),
         (["--store", "sqlite:///none.db", "--cache", "memory://"], "gone when it dies"),
         (["--store", "sqlite:///none.db", "--cache", "nonsense://"], "nonsense"),

@@ -22,7 +22,7 @@ from ..errors import CachesideError, ConfigurationError
 from ..expiry import Duration, seconds
 from ..health import logger
 from .bell import Bell
-from .table import Outbox
+from .table import Outbox, StoreFailed
 
 if TYPE_CHECKING:
     from .store import Found, Session
@@ -112,8 +112,6 @@ class Relay:
         if self._used:
             raise RuntimeError("this relay has been used already: make another one")
         self._used = True
-        from .store import StoreFailed
-
         pause = SOON
         with self._bell:
             try:

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ..backends.urls import masked
-from ..errors import CachesideError, ConfigurationError, MissingExtraError
+from ..errors import ConfigurationError, MissingExtraError
 from .listener import Listener
-from .table import NOW, Outbox, dialect_called
+from .table import NOW, Outbox, StoreFailed, dialect_called
 
 try:
     import sqlalchemy as sa
@@ -35,10 +35,6 @@ _WAIT: dict[str, dict[str, int]] = {
     "psycopg": {"connect_timeout": PATIENCE},
     "pymysql": {"connect_timeout": PATIENCE, "read_timeout": _STUCK, "write_timeout": _STUCK},
 }
-
-
-class StoreFailed(CachesideError):
-    """The database cannot be reached, or would not do what it was asked."""
 
 
 class Found(NamedTuple):
@@ -97,17 +93,22 @@ class OutboxStore:
         """A connection, and where it is possible a second one that hears of new rows.
 
         Raises:
-            StoreFailed: in the block as well.
+            StoreFailed: the database cannot be reached, or there is no such table.
+            ConfigurationError: the URL has an option that the driver does not know.
         """
-        with contextlib.ExitStack() as stack, failing(self.label):
-            assert self._engine is not None  # as made above
-            connection = stack.enter_context(self._engine.connect())
-            session = Session(self._outbox, self._dialect, connection)
-            session.check()
-            if self._engine.dialect.driver == "psycopg":
-                heard = stack.enter_context(self._engine.connect())
-                session.listener = Listener(heard.connection.driver_connection, self._outbox.channel)
-                stack.callback(heard.invalidate)  # it must not go back to a pool: it listens
+        assert self._engine is not None  # as made above
+        with contextlib.ExitStack() as stack:
+            with failing(self.label):
+                try:
+                    connection = stack.enter_context(self._engine.connect())
+                except TypeError as error:
+                    raise ConfigurationError(f"{self.label} has an option that cannot work: {error}") from None
+                session = Session(self._outbox, self._dialect, self.label, connection)
+                session.check()
+                if self._engine.dialect.driver == "psycopg":
+                    heard = stack.enter_context(self._engine.connect())
+                    stack.callback(heard.invalidate)  # it must not go back to a pool: it listens
+                    session.listener = Listener(heard.connection.driver_connection, self._outbox.channel)
             yield session
 
     def close(self) -> None:
@@ -117,10 +118,11 @@ class OutboxStore:
 
 
 class Session:
-    """A connection to it. What any method raises is a `StoreFailed`, by way of `OutboxStore.session`."""
+    """A connection to it. What any method raises is a `StoreFailed`."""
 
-    def __init__(self, outbox: Outbox, dialect: str, connection: sa.Connection) -> None:
+    def __init__(self, outbox: Outbox, dialect: str, label: str, connection: sa.Connection) -> None:
         self._outbox = outbox
+        self._label = label
         self._connection = connection
         self._namespace = {"namespace": outbox.namespace}
         self.listener: Listener | None = None
@@ -148,39 +150,45 @@ class Session:
             StoreFailed: it is not.
         """
         schema, _, name = self._outbox.table.rpartition(".")
-        if not sa.inspect(self._connection).has_table(name, schema=schema or None):
+        with failing(self._label):
+            there = sa.inspect(self._connection).has_table(name, schema=schema or None)
+            self._connection.rollback()
+        if not there:
             raise StoreFailed(
                 f"there is no table {self._outbox.table}: Outbox(cache).ddl('postgresql'), 'mariadb' or 'sqlite' makes "
                 "it, or Outbox(cache).sqlalchemy_table(metadata) in a migration"
             )
-        self._connection.rollback()
 
     def take(self, limit: int, delay: float, after: Found) -> Page:
         """Rows that are older than `delay` seconds, the oldest first, behind the row `after`. Then `remove`, `done`."""
         arguments = {"limit": limit, "delay": delay, "created": after.created, "id": after.id}
-        rows = [Found(*row) for row in self._connection.execute(self._select, {**self._namespace, **arguments})]
-        taken = rows
-        if rows and self._lock is not None:
-            locked = set(self._connection.scalars(self._lock, {"ids": [row.id for row in rows]}))
-            taken = [row for row in rows if row.id in locked]
-        elif self._lock is None:
-            self._connection.rollback()  # so that nobody waits for a lock that does no good
+        with failing(self._label):
+            rows = [Found(*row) for row in self._connection.execute(self._select, {**self._namespace, **arguments})]
+            taken = rows
+            if self._lock is None:
+                self._connection.rollback()  # so that nobody waits for a lock that does no good
+            elif rows:
+                locked = set(self._connection.scalars(self._lock, {"ids": [row.id for row in rows]}))
+                taken = [row for row in rows if row.id in locked]
         return Page(taken, rows[-1] if rows else after, len(rows) == limit)
 
     def remove(self, ids: Sequence[str]) -> int:
         """Remove rows; how many were there."""
         if not ids:
             return 0
-        return self._connection.execute(self._delete, [{"id": each} for each in ids]).rowcount
+        with failing(self._label):
+            return self._connection.execute(self._delete, [{"id": each} for each in ids]).rowcount
 
     def done(self) -> None:
         """Commit, so that what was taken and is still there may be taken again."""
-        self._connection.commit()
+        with failing(self._label):
+            self._connection.commit()
 
     def next_due(self, delay: float) -> float | None:
         """In how many seconds the oldest row is due; None: there is none."""
-        seconds = self._connection.execute(self._oldest, {**self._namespace, "delay": delay}).scalar()
-        self._connection.rollback()
+        with failing(self._label):
+            seconds = self._connection.execute(self._oldest, {**self._namespace, "delay": delay}).scalar()
+            self._connection.rollback()
         return None if seconds is None else float(seconds)
 
 
@@ -189,7 +197,7 @@ def failing(label: str) -> Iterator[None]:
     """What the database or its driver raises becomes a `StoreFailed`."""
     try:
         yield
-    except (exc.SQLAlchemyError, OSError) as error:
+    except exc.SQLAlchemyError as error:
         reason = " ".join(str(getattr(error, "orig", None) or error).split())
         raise StoreFailed(f"{label} fails: {reason}") from error
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from ..cache import Cache
-from ..errors import ConfigurationError
+from ..errors import CachesideError, ConfigurationError
 from ..expiry import Duration
 from ..health import logger
 
@@ -31,6 +31,10 @@ NOW: Final[dict[str, str]] = {
 
 _NAME = re.compile(r"([a-z_][a-z0-9_]{0,62}\.)?[a-z_][a-z0-9_]{0,47}")  # a suffix still fits into PostgreSQL's 63
 _LONGEST_NAMESPACE = 255
+
+
+class StoreFailed(CachesideError):
+    """The database of a relay cannot be reached, or would not do what it was asked."""
 
 
 class Row(NamedTuple):
