@@ -13,6 +13,7 @@ try:
     from sqlalchemy.dialects import mysql
     from sqlalchemy.ext.compiler import compiles
     from sqlalchemy.sql.expression import FunctionElement
+    from sqlalchemy.types import TypeEngine
 except ImportError as _missing:
     raise MissingExtraError(
         "the outbox needs the package 'sqlalchemy' for this: pip install 'cacheside[sqlalchemy]'"
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 class Now(FunctionElement[float]):
     """The seconds since 1970 by the clock of the database."""
 
-    type = sa.Double()
-    inherit_cache = True
+    type: TypeEngine[float] = sa.Double()
+    inherit_cache: bool | None = True
 
 
 @compiles(Now)
