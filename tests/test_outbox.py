@@ -19,6 +19,7 @@ import pytest
 import sqlalchemy as sa
 from outbox_tools import DATABASES, DIALECTS, Store, make_database, opened_store
 from servers import MemcachedServer, PostgresServer, RedisServer
+from sqlalchemy.dialects import oracle
 
 from cacheside import Cache, CacheUnavailable, ConfigurationError
 from cacheside.outbox import Outbox, Row
@@ -360,6 +361,7 @@ def test_outer_block_that_cannot_record(redis_server: RedisServer, namespace: st
 
 
 @pytest.mark.server
+@pytest.mark.proof
 def test_two_phase_commit(redis_server: RedisServer, namespace: str) -> None:
     """PostgreSQL prepares no transaction that has notified: with `notify=False` there is no trigger, and it does."""
     with (
@@ -414,6 +416,9 @@ def test_mistakes() -> None:
         cache.transaction(outbox=outbox)  # type: ignore[arg-type]  # that is the mistake
     with pytest.raises(ConfigurationError, match="'postgresql', 'mariadb', 'sqlite', not for 'oracle'"):
         outbox.ddl("oracle")  # type: ignore[arg-type]  # that is the mistake
+    table = outbox.sqlalchemy_table(sa.MetaData())
+    with pytest.raises(ConfigurationError, match="'postgresql', 'mariadb', 'sqlite', not for 'oracle'"):
+        sa.schema.CreateTable(table).compile(dialect=oracle.dialect())
 
 
 class Homemade:

@@ -147,6 +147,7 @@ def test_old_loads_are_not_filled(redis_store: Store) -> None:
 # Several at once.
 
 
+@pytest.mark.proof
 @pytest.mark.server
 @pytest.mark.parametrize("dialect", [p for p in DATABASES if p != "sqlite"])
 def test_rows_are_shared(request: pytest.FixtureRequest, dialect: str, redis_server: RedisServer) -> None:
@@ -184,6 +185,7 @@ def test_rows_are_shared(request: pytest.FixtureRequest, dialect: str, redis_ser
         assert store.left() == []
 
 
+@pytest.mark.proof
 def test_two_on_any_database(redis_store: Store) -> None:
     """Two relays and writers that remove their own rows get in nobody's way: nothing is left, nothing fails."""
     store = redis_store
@@ -220,6 +222,7 @@ def test_notify_wakes(postgres_store: Store) -> None:
     assert took < 20
 
 
+@pytest.mark.proof
 @pytest.mark.server
 def test_without_trigger_it_polls(request: pytest.FixtureRequest, redis_server: RedisServer) -> None:
     """Control of the test above, and the fallback: without the trigger it is `poll` that finds the row."""
@@ -244,6 +247,7 @@ def test_poll_finds_what_is_not_due_yet(redis_store: Store) -> None:
 # When something is down.
 
 
+@pytest.mark.proof
 @pytest.mark.server
 @pytest.mark.parametrize("kind", ["redis", "memcached"])
 def test_cache_restarts(
@@ -275,6 +279,7 @@ def test_once_with_the_cache_down(request: pytest.FixtureRequest) -> None:
         assert store.left() == [["row:1"]]
 
 
+@pytest.mark.proof
 @pytest.mark.server
 def test_part_of_the_cache_down(request: pytest.FixtureRequest, new_memcached: Callable[..., MemcachedServer]) -> None:
     """A server of a ring that is down keeps back its own keys only, however many rows wait for it."""
@@ -300,6 +305,7 @@ def _delivered(store: Store) -> bool:
     return True
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("kind", [PostgresServer, MariaDBServer])
 @pytest.mark.server
 def test_database_restarts(kind: Any, redis_server: RedisServer, namespace: str) -> None:
@@ -570,7 +576,8 @@ def test_view_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert "1 row, 2 keys in 1 batch; 1 cache failure; 2 store failures; 3 damaged rows" in capsys.readouterr().out
 
 
-def test_psycopg_is_what_listens(postgres_store: Store) -> None:
+@pytest.mark.proof
+def test_lost_ears(postgres_store: Store) -> None:
     """The connection that listens is lost: that is a failure of the store, and the relay hears again after it."""
     store = postgres_store
     with store.outbox.relay(store.database.url, delay=0, poll=60) as relay:

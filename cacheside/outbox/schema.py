@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..errors import MissingExtraError
+from ..errors import ConfigurationError, MissingExtraError
 from .table import NOW, Outbox, dialect_called
 
 try:
@@ -32,7 +32,10 @@ class Now(FunctionElement[float]):
 
 @compiles(Now)
 def _now(element: Now, compiler: SQLCompiler, **options: Any) -> str:
-    return f"({NOW[dialect_called(compiler.dialect.name)]})"
+    name = dialect_called(compiler.dialect.name)
+    if name not in NOW:
+        raise ConfigurationError(f"an outbox is made for {', '.join(map(repr, NOW))}, not for {name!r}")
+    return f"({NOW[name]})"
 
 
 def make_table(outbox: Outbox, metadata: sa.MetaData) -> sa.Table:
