@@ -222,6 +222,15 @@ def test_options_of_the_demo() -> None:
     assert told | {"--help"} == set(re.findall(r"--[a-z]+", helped))
 
 
+def test_options_of_the_relay() -> None:
+    """The section on the relay names all of its options."""
+    told = set(re.findall(r"(--[a-z]+)", under("The relay")))
+    helped = subprocess.run(
+        [sys.executable, "-m", "cacheside", "relay", "--help"], check=True, capture_output=True, text=True
+    ).stdout
+    assert told | {"--help"} == set(re.findall(r"--[a-z]+", helped))
+
+
 @pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md"])
 def test_links(page: str) -> None:
     """Relative links lead to files that are there, and links within the page to its headings."""

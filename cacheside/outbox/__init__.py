@@ -22,6 +22,6 @@ from __future__ import annotations
 
 from .recorder import ConnectionRecorder
 from .relay import Relay, Totals
-from .table import Outbox, Row
+from .table import Outbox, Row, StoreFailed
 
-__all__ = ["ConnectionRecorder", "Outbox", "Relay", "Row", "Totals"]
+__all__ = ["ConnectionRecorder", "Outbox", "Relay", "Row", "StoreFailed", "Totals"]

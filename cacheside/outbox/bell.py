@@ -38,7 +38,7 @@ class Bell:
         """Wait; with news for `after_news` seconds more, if that is earlier.
 
         Raises:
-            OSError: the connection of the listener is lost.
+            StoreFailed: the connection of the listener is lost.
         """
         assert self._ends is not None  # waits are made inside its block
         until = time.monotonic() + seconds

@@ -14,8 +14,8 @@ from rich.live import Live
 
 from ..backends.urls import masked
 from ..cache import Cache
+from ..errors import CacheUnavailable
 from .relay import Relay, Totals
-from .store import StoreFailed
 from .table import Outbox
 
 EVERY = 1.0  # seconds between two lines, at least
@@ -51,14 +51,10 @@ def run(wish: Wish) -> int:
                 f"relaying {wish.table} of {relay.store.label} to {masked(wish.cache)}, namespace {cache.namespace!r}: "
                 f"rows older than {wish.delay:g} s, {news}"
             )
-            failure: Exception | None = None
+            failure: CacheUnavailable | None = None
             try:
                 relay.run(wish.once)
-            except StoreFailed:
-                raise
-            except Exception as error:
-                if not wish.once:
-                    raise
+            except CacheUnavailable as error:  # only with --once
                 failure = error
         view.say(f"{'done' if wish.once else 'stopped'}: {in_words(relay.totals)}")
         if failure is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .table import StoreFailed
+
 
 class Listener:
     """LISTEN on one channel.
@@ -28,7 +30,7 @@ class Listener:
         """Whether there was any; to be called when it is readable.
 
         Raises:
-            OSError: the connection is lost.
+            StoreFailed: the connection is lost.
         """
         import psycopg  # it is there: the connection is one of its own
 
@@ -39,5 +41,5 @@ class Listener:
             while wire.notifies() is not None:
                 news = True
         except psycopg.Error as error:
-            raise OSError(f"the connection that listens is lost: {error}") from error
+            raise StoreFailed(f"the connection that listens is lost: {' '.join(str(error).split())}") from error
         return news

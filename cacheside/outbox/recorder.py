@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ..core import Core
 from ..errors import ConfigurationError
-from ..health import logger
 
 if TYPE_CHECKING:
     from .table import Outbox
@@ -57,38 +57,33 @@ class ConnectionRecorder:
                 "this connection is in autocommit mode, and in no transaction: what the outbox records has to be "
                 "committed together with the write. Begin a transaction around the write, and end it after it"
             )
-        self._execute(self._outbox.insert_with(self._mark), row)
+        self._execute(self._outbox.insert_with(self._mark), [row])
         self._rows.append((row.id, keys))
 
     def delivered(self) -> None:
         """See `Recorder.delivered`. Rows stay whose keys are pending."""
         rows, self._rows = self._rows, []
         pending = self._outbox.core.pending
-        ids = [row for row, keys in rows if not pending.blocks(*keys)]
+        ids = [(row,) for row, keys in rows if not pending.blocks(*keys)]
         if not ids:
             return
-        if not _idle(self._connection):
-            self._outbox.left_behind("the connection is still in a transaction, or does not tell")
-            return
         try:
-            self._execute(self._outbox.delete_with(self._mark, len(ids)), ids)
-            self._connection.commit()
+            if _idle(self._connection):
+                self._execute(self._outbox.delete_with(self._mark), ids)
+                self._connection.commit()
+            else:
+                self._outbox.left_behind("the connection is still in a transaction, or does not tell")
         except Exception as error:  # whatever the driver calls it; the write is done, and the relay will do the rest
             self._outbox.left_behind(repr(error))
-            self._roll_back()
+            with suppress(Exception):  # it is lost, or closed
+                self._connection.rollback()
 
-    def _execute(self, statement: str, arguments: Sequence[str]) -> None:
+    def _execute(self, statement: str, rows: Sequence[Sequence[str]]) -> None:
         cursor = self._connection.cursor()
         try:
-            cursor.execute(statement, tuple(arguments))
+            cursor.executemany(statement, rows)
         finally:
             cursor.close()
-
-    def _roll_back(self) -> None:
-        try:
-            self._connection.rollback()
-        except Exception as error:
-            logger().debug("outbox: the connection could not be rolled back: %r", error)
 
 
 def _mark(connection: Any) -> str:

@@ -22,7 +22,7 @@ from ..errors import CachesideError, ConfigurationError
 from ..expiry import Duration, seconds
 from ..health import logger
 from .bell import Bell
-from .table import Outbox
+from .table import Outbox, StoreFailed
 
 if TYPE_CHECKING:
     from .store import Found, Session
@@ -112,8 +112,6 @@ class Relay:
         if self._used:
             raise RuntimeError("this relay has been used already: make another one")
         self._used = True
-        from .store import StoreFailed
-
         pause = SOON
         with self._bell:
             try:
@@ -163,31 +161,27 @@ class Relay:
 
         last: Found = BEGINNING
         trouble: Exception | None = None
-        while not self._bell.rung:
-            rows = session.take(self._batch, self._delay, last)
-            if rows:
-                last = rows[-1]
-                error, some = self._deliver(session, rows)
-                trouble = trouble or error
-                if error is not None and not some:
-                    break
-            else:
-                session.done()
-            if len(rows) < self._batch:
+        more = True
+        while more and not self._bell.rung:
+            rows, last, more = session.take(self._batch, self._delay, last)
+            error = self._deliver(session, rows)
+            trouble = trouble or error
+            if error is not None and not getattr(error, "keys", None):  # it is not just a part that is down
                 break
-            self._report(self.totals)
+            if more:
+                self._report(self.totals)
         if trouble is not None:
             self._fails("cache", f"{self._outbox.core.label} fails, its rows stay in {self._outbox.table}: {trouble}")
         return trouble
 
-    def _deliver(self, session: Session, rows: Sequence[Found]) -> tuple[Exception | None, bool]:
-        """Deliver one batch; what went wrong with the cache, and whether any row was delivered all the same."""
+    def _deliver(self, session: Session, rows: Sequence[Found]) -> Exception | None:
+        """Deliver one batch, or those of its rows that can be; what went wrong with the cache."""
         keys, damaged = self._read(rows)
+        every = frozenset(key for some in keys.values() for key in some)
         failed: frozenset[str] = frozenset()
-        error = self._invalidate(list({key: None for some in keys.values() for key in some}))
+        error = self._invalidate(list(every))
         if error is not None:
             self.totals.cache_failures += 1
-            every = frozenset(key for some in keys.values() for key in some)
             failed = every.intersection(getattr(error, "keys", None) or ()) or every
         told = [row for row, some in keys.items() if failed.isdisjoint(some)]
         removed = session.remove([*told, *damaged])
@@ -195,11 +189,11 @@ class Relay:
         self.totals.damaged += len(damaged)
         if told:
             self.totals.batches += 1
-            self.totals.rows += max(0, removed - len(damaged))
+            self.totals.rows += max(0, removed - len(damaged))  # some may have been removed by others meanwhile
             self.totals.keys += sum(len(keys[row]) for row in told)
-        if error is None and told:
-            self._works("cache", f"{self._outbox.core.label} works again")
-        return error, bool(told)
+            if error is None:
+                self._works("cache", f"{self._outbox.core.label} works again")
+        return error
 
     def _read(self, rows: Sequence[Found]) -> tuple[dict[str, list[str]], list[str]]:
         """The keys of rows by their ids, and the ids of those that make no sense."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..errors import MissingExtraError
+from ..errors import ConfigurationError, MissingExtraError
 from .table import NOW, Outbox, dialect_called
 
 try:
@@ -13,6 +13,7 @@ try:
     from sqlalchemy.dialects import mysql
     from sqlalchemy.ext.compiler import compiles
     from sqlalchemy.sql.expression import FunctionElement
+    from sqlalchemy.types import TypeEngine
 except ImportError as _missing:
     raise MissingExtraError(
         "the outbox needs the package 'sqlalchemy' for this: pip install 'cacheside[sqlalchemy]'"
@@ -25,13 +26,16 @@ if TYPE_CHECKING:
 class Now(FunctionElement[float]):
     """The seconds since 1970 by the clock of the database."""
 
-    type = sa.Double()
-    inherit_cache = True
+    type: TypeEngine[float] = sa.Double()
+    inherit_cache: bool | None = True
 
 
 @compiles(Now)
 def _now(element: Now, compiler: SQLCompiler, **options: Any) -> str:
-    return f"({NOW[dialect_called(compiler.dialect.name)]})"
+    name = dialect_called(compiler.dialect.name)
+    if name not in NOW:
+        raise ConfigurationError(f"an outbox is made for {', '.join(map(repr, NOW))}, not for {name!r}")
+    return f"({NOW[name]})"
 
 
 def make_table(outbox: Outbox, metadata: sa.MetaData) -> sa.Table:

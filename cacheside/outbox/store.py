@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ..backends.urls import masked
-from ..errors import CachesideError, ConfigurationError, MissingExtraError
+from ..errors import ConfigurationError, MissingExtraError
 from .listener import Listener
-from .table import NOW, Outbox, dialect_called
+from .table import NOW, Outbox, StoreFailed, dialect_called
 
 try:
     import sqlalchemy as sa
@@ -37,10 +37,6 @@ _WAIT: dict[str, dict[str, int]] = {
 }
 
 
-class StoreFailed(CachesideError):
-    """The database cannot be reached, or would not do what it was asked."""
-
-
 class Found(NamedTuple):
     """A row that was taken."""
 
@@ -50,6 +46,14 @@ class Found(NamedTuple):
 
 
 BEGINNING = Found("", "", -1.0)
+
+
+class Page(NamedTuple):
+    """Some rows, in order: those that were taken, the last of all, and whether there may be more behind it."""
+
+    taken: list[Found]
+    last: Found
+    more: bool
 
 
 class OutboxStore:
@@ -89,17 +93,22 @@ class OutboxStore:
         """A connection, and where it is possible a second one that hears of new rows.
 
         Raises:
-            StoreFailed: in the block as well.
+            StoreFailed: the database cannot be reached, or there is no such table.
+            ConfigurationError: the URL has an option that the driver does not know.
         """
-        with contextlib.ExitStack() as stack, failing(self.label):
-            assert self._engine is not None  # as made above
-            connection = stack.enter_context(self._engine.connect())
-            session = Session(self._outbox, self._dialect, connection)
-            session.check()
-            if self._engine.dialect.driver == "psycopg":
-                heard = stack.enter_context(self._engine.connect())
-                session.listener = Listener(heard.connection.driver_connection, self._outbox.channel)
-                stack.callback(heard.invalidate)  # it must not go back to a pool: it listens
+        assert self._engine is not None  # as made above
+        with contextlib.ExitStack() as stack:
+            with failing(self.label):
+                try:
+                    connection = stack.enter_context(self._engine.connect())
+                except TypeError as error:
+                    raise ConfigurationError(f"{self.label} has an option that cannot work: {error}") from None
+                session = Session(self._outbox, self._dialect, self.label, connection)
+                session.check()
+                if self._engine.dialect.driver == "psycopg":
+                    heard = stack.enter_context(self._engine.connect())
+                    stack.callback(heard.invalidate)  # it must not go back to a pool: it listens
+                    session.listener = Listener(heard.connection.driver_connection, self._outbox.channel)
             yield session
 
     def close(self) -> None:
@@ -109,10 +118,11 @@ class OutboxStore:
 
 
 class Session:
-    """A connection to it. What any method raises is a `StoreFailed`, by way of `OutboxStore.session`."""
+    """A connection to it. What any method raises is a `StoreFailed`."""
 
-    def __init__(self, outbox: Outbox, dialect: str, connection: sa.Connection) -> None:
+    def __init__(self, outbox: Outbox, dialect: str, label: str, connection: sa.Connection) -> None:
         self._outbox = outbox
+        self._label = label
         self._connection = connection
         self._namespace = {"namespace": outbox.namespace}
         self.listener: Listener | None = None
@@ -121,12 +131,16 @@ class Session:
         # A row from the future is one from before the clock was put back.
         due = f"namespace = :namespace AND (created <= {now} - :delay OR created > {now})"
         after = "(created > :created OR (created = :created AND id > :id))"
-        locked = " FOR UPDATE SKIP LOCKED" if _skips_locked(connection.dialect) else ""
         self._select = sa.text(
-            f"SELECT id, entries, created FROM {table} WHERE {due} AND {after} "
-            f"ORDER BY created, id LIMIT :limit{locked}"
+            f"SELECT id, entries, created FROM {table} WHERE {due} AND {after} ORDER BY created, id LIMIT :limit"
         )
-        self._delete = sa.text(f"DELETE FROM {table} WHERE id IN :ids").bindparams(sa.bindparam("ids", expanding=True))
+        # MariaDB goes through all of a small table, in whatever order, and locks what it passes: so by the key, and for
+        # removing, where that cannot be asked for, one by one.
+        hint = " FORCE INDEX (PRIMARY)" if dialect == "mariadb" else ""
+        lock = sa.text(f"SELECT id FROM {table}{hint} WHERE id IN :ids FOR UPDATE SKIP LOCKED")
+        lock = lock.bindparams(sa.bindparam("ids", expanding=True))
+        self._lock = lock if _skips_locked(connection.dialect) else None
+        self._delete = sa.text(outbox.delete_sql)
         self._oldest = sa.text(f"SELECT min(created) + :delay - {now} FROM {table} WHERE namespace = :namespace")
 
     def check(self) -> None:
@@ -136,33 +150,45 @@ class Session:
             StoreFailed: it is not.
         """
         schema, _, name = self._outbox.table.rpartition(".")
-        if not sa.inspect(self._connection).has_table(name, schema=schema or None):
+        with failing(self._label):
+            there = sa.inspect(self._connection).has_table(name, schema=schema or None)
+            self._connection.rollback()
+        if not there:
             raise StoreFailed(
                 f"there is no table {self._outbox.table}: Outbox(cache).ddl('postgresql'), 'mariadb' or 'sqlite' makes "
                 "it, or Outbox(cache).sqlalchemy_table(metadata) in a migration"
             )
-        self._connection.rollback()
 
-    def take(self, limit: int, delay: float, after: Found) -> list[Found]:
+    def take(self, limit: int, delay: float, after: Found) -> Page:
         """Rows that are older than `delay` seconds, the oldest first, behind the row `after`. Then `remove`, `done`."""
         arguments = {"limit": limit, "delay": delay, "created": after.created, "id": after.id}
-        rows = self._connection.execute(self._select, {**self._namespace, **arguments}).all()
-        if not self._select.text.endswith("LOCKED"):
-            self._connection.rollback()  # so that nobody waits for a lock that does no good
-        return [Found(*row) for row in rows]
+        with failing(self._label):
+            rows = [Found(*row) for row in self._connection.execute(self._select, {**self._namespace, **arguments})]
+            taken = rows
+            if self._lock is None:
+                self._connection.rollback()  # so that nobody waits for a lock that does no good
+            elif rows:
+                locked = set(self._connection.scalars(self._lock, {"ids": [row.id for row in rows]}))
+                taken = [row for row in rows if row.id in locked]
+        return Page(taken, rows[-1] if rows else after, len(rows) == limit)
 
     def remove(self, ids: Sequence[str]) -> int:
         """Remove rows; how many were there."""
-        return self._connection.execute(self._delete, {"ids": list(ids)}).rowcount if ids else 0
+        if not ids:
+            return 0
+        with failing(self._label):
+            return self._connection.execute(self._delete, [{"id": each} for each in ids]).rowcount
 
     def done(self) -> None:
         """Commit, so that what was taken and is still there may be taken again."""
-        self._connection.commit()
+        with failing(self._label):
+            self._connection.commit()
 
     def next_due(self, delay: float) -> float | None:
         """In how many seconds the oldest row is due; None: there is none."""
-        seconds = self._connection.execute(self._oldest, {**self._namespace, "delay": delay}).scalar()
-        self._connection.rollback()
+        with failing(self._label):
+            seconds = self._connection.execute(self._oldest, {**self._namespace, "delay": delay}).scalar()
+            self._connection.rollback()
         return None if seconds is None else float(seconds)
 
 
@@ -171,7 +197,7 @@ def failing(label: str) -> Iterator[None]:
     """What the database or its driver raises becomes a `StoreFailed`."""
     try:
         yield
-    except (exc.SQLAlchemyError, OSError) as error:
+    except exc.SQLAlchemyError as error:
         reason = " ".join(str(getattr(error, "orig", None) or error).split())
         raise StoreFailed(f"{label} fails: {reason}") from error
 
@@ -181,6 +207,8 @@ def _engine(text: str) -> sa.Engine:
     shown = masked(text)
     try:
         url = sa.make_url(f"{_DRIVERS.get(scheme, scheme)}{separator}{rest}")
+        if dialect_called(url.get_backend_name()) not in NOW:
+            raise ValueError
         dialect = url.get_dialect()
     except (exc.ArgumentError, ValueError):  # from None: its text may quote the password
         raise ConfigurationError(

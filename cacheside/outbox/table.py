@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from ..cache import Cache
-from ..errors import ConfigurationError
+from ..errors import CachesideError, ConfigurationError
 from ..expiry import Duration
 from ..health import logger
 
@@ -31,6 +31,10 @@ NOW: Final[dict[str, str]] = {
 
 _NAME = re.compile(r"([a-z_][a-z0-9_]{0,62}\.)?[a-z_][a-z0-9_]{0,47}")  # a suffix still fits into PostgreSQL's 63
 _LONGEST_NAMESPACE = 255
+
+
+class StoreFailed(CachesideError):
+    """The database of a relay cannot be reached, or would not do what it was asked."""
 
 
 class Row(NamedTuple):
@@ -97,9 +101,9 @@ class Outbox:
         """`insert_sql` for a DB-API driver: `mark`, "%s" or "?", stands for each field of a `Row`, in their order."""
         return f"INSERT INTO {self.table} (id, namespace, entries) VALUES ({mark}, {mark}, {mark})"
 
-    def delete_with(self, mark: str, count: int = 1) -> str:
-        """`delete_sql` for a DB-API driver, for `count` rows by their ids."""
-        return f"DELETE FROM {self.table} WHERE id IN ({', '.join([mark] * count)})"
+    def delete_with(self, mark: str) -> str:
+        """`delete_sql` for a DB-API driver."""
+        return f"DELETE FROM {self.table} WHERE id = {mark}"
 
     def row(self, keys: Collection[str]) -> Row | None:
         """A new row for `keys`, as the backend knows them (tags too); None if there are none."""
@@ -176,7 +180,7 @@ class Outbox:
             "    id CHAR(32) NOT NULL PRIMARY KEY,\n"
             f"    namespace VARCHAR({_LONGEST_NAMESPACE}) NOT NULL,\n"
             "    entries TEXT NOT NULL,\n"
-            f"    created DOUBLE PRECISION NOT NULL DEFAULT ({now})\n"
+            f"    created {'DOUBLE' if dialect == 'sqlite' else 'DOUBLE PRECISION'} NOT NULL DEFAULT ({now})\n"
             ")"
         )
         if dialect == "sqlite":

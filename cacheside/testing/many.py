@@ -253,7 +253,7 @@ class ManyPromises(Promises):
                 bench.cache().cached_many(key="row:{row}", ttl=LONG, early_refresh=beta)(
                     bench.function(store.read, held)
                 )
-                for beta, held in ((1, None), (1e15, gate), (None, None))
+                for beta, held in ((1, None), (1e15, gate), (0, None))
             ]
             old = bench.call(first, [1, 2])
             store.rows = dict.fromkeys((1, 2), "new")
