@@ -105,7 +105,7 @@ def leave(scope: Scope) -> None:
 
 def committed() -> None:
     """A transaction has been committed in this context: what the writes around it have to say may be real already."""
-    for each in inside.get():
+    for each in list[Any](inside.get()):
         if hasattr(each, "committed"):
             each.committed = True
 
