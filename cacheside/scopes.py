@@ -105,9 +105,9 @@ def leave(scope: Scope) -> None:
 
 def committed() -> None:
     """A transaction has been committed in this context: what the writes around it have to say may be real already."""
-    writes: list[Any] = [each for each in inside.get() if hasattr(each, "committed")]
-    for each in writes:
-        each.committed = True
+    for each in list[Any](inside.get()):
+        if hasattr(each, "committed"):
+            each.committed = True
 
 
 def around() -> list[Scope]:

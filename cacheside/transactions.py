@@ -70,6 +70,7 @@ class Transaction:
         self._lock = threading.Lock()
         self.open = False
         self._taking = False  # from its beginning to its end
+        self._counts = False  # whether `_held` is to be taken from `core.held`
         self._changes: dict[Core, dict[str, Change]] = {}
         self._undone: list[tuple[Core, Changes]] = []  # rolled back: only marks are left to take back
         self._handed_over = False  # to its parents: what was recorded has not been delivered yet
@@ -102,7 +103,7 @@ class Transaction:
 
     def begin(self, context: bool = True) -> None:
         """It is open from now on; with `context` for the writes of this context."""
-        self.open = self._taking = True
+        self.open = self._taking = self._counts = True
         if context:
             scopes.enter(self)
 
@@ -195,10 +196,11 @@ class Transaction:
     def over(self) -> None:
         """What `end` gave has been delivered, or is pending: reads may use the cache again."""
         with self._lock:
-            was_open, self.open = self.open, False
-        if not was_open:
-            return
+            self.open = False
+            counted, self._counts = self._counts, False
         scopes.leave(self)
+        if not counted:  # it was over before, or is its parent's
+            return
         for core, keys in self._held.items():
             core.unhold(keys)
         if self._recorder is not None and not self._handed_over:

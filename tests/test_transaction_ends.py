@@ -192,11 +192,16 @@ warnings.simplefilter("ignore", DeprecationWarning)
 from recorder import Recorder
 from transaction_rows import Rows
 from cacheside import Cache
+from cacheside.transactions import Transaction
 
 backend = Recorder()
 rows = Rows(Cache(backend))
 guarded = rows.cache.invalidates("row:{row}", strict=True)(lambda row: None)
-with rows.cache.transaction() as block:
+delivered = []
+class Notes:
+    def record(self, core, keys): pass
+    def delivered(self): delivered.append(None)
+with Transaction(recorder=Notes()) as block:
     rows.write(1, "new")
     guarded(2)
     block._lock.acquire()  # as another thread might have it
@@ -211,9 +216,9 @@ with rows.cache.transaction() as block:
 if child:
     _, status = os.waitpid(child, 0)
     assert status == 0
-    assert backend.dropped == ["row:1"], backend.dropped
+    assert (backend.dropped, delivered) == (["row:1"], [None]), backend.dropped
 else:
-    assert (backend.dropped, rows.held()) == (["row:3"], []), backend.dropped
+    assert (backend.dropped, rows.held(), delivered) == (["row:3"], [], []), backend.dropped
     os._exit(0)
 """
 

@@ -108,6 +108,20 @@ def test_transaction_that_ends_during_a_write(rows: Rows, backend: Recorder, fin
     assert backend.dropped == ["row:1"]
 
 
+def test_closed_before_its_end(rows: Rows, backend: Recorder) -> None:
+    """A transaction that an integration closes in a hurry, and ends later, leaves nothing behind; nor do two ends."""
+    session = Transaction()
+    session.begin()
+    rows.write(1, "new")
+    session.open = False
+    session.finish()
+    assert (backend.dropped, rows.held()) == (["row:1"], [])
+    with rows.cache.transaction():
+        rows.write(1, "newer")
+        session.finish()
+        assert rows.held() == ["row:1"]
+
+
 class Notes:
     """A recorder that notes its calls, and fails if it is told to."""
 
