@@ -1,0 +1,1 @@
+"""Cacheside with others' frameworks."""
