@@ -1,0 +1,334 @@
+"""Django: invalidations made inside a transaction are told after its commit, on every kind of database.
+
+Each hole is shown with connections that are not tied, where it must show, and with tied ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.db import DatabaseError, connections, transaction
+from django_site import ALIASES, Rows, elsewhere, execute, forget_connections
+
+from cacheside import Cache
+
+
+class Failed(Exception):
+    """What a view raises."""
+
+
+@pytest.fixture
+def fresh(django_site: None) -> Iterator[None]:
+    """Connections that no other test has had."""
+    yield
+    forget_connections()
+
+
+@pytest.fixture
+def cache(fresh: None) -> Iterator[Cache]:
+    """A cache; at the end nothing is held in it any more."""
+    with Cache("memory://") as made:
+        yield made
+        assert made._core.held.counts == {}
+
+
+@pytest.fixture(params=ALIASES)
+def rows(request: pytest.FixtureRequest, cache: Cache) -> Rows:
+    """The rows of each kind of database."""
+    return Rows(request.param, cache)
+
+
+@pytest.fixture(params=[True, False], ids=["tied", "control"])
+def tied(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, django_site: None) -> bool:
+    """Whether connections are tied; if not, the bug has to show."""
+    if not request.param:
+        from cacheside.integrations.django import ties
+
+        monkeypatch.setattr(ties, "tie", lambda connection: None)
+    return bool(request.param)
+
+
+def test_read_before_the_commit(tied: bool, rows: Rows) -> None:
+    """A reader who fills the old row between the write and its commit leaves no stale entry."""
+    with transaction.atomic(rows.alias):
+        rows.rename(1, "new")
+        assert elsewhere(rows.get, 1) == "old 1"
+    assert elsewhere(rows.get, 1) == ("new" if tied else "old 1")
+    assert rows.get(1) == ("new" if tied else "old 1")
+
+
+def _raise(rows: Rows) -> None:
+    raise Failed
+
+
+def _set_rollback(rows: Rows) -> None:
+    transaction.set_rollback(True, rows.alias)
+
+
+def _broken_off(rows: Rows) -> None:
+    with contextlib.suppress(Failed), transaction.atomic(rows.alias, savepoint=False):
+        raise Failed
+
+
+def _close(rows: Rows) -> None:
+    connections[rows.alias].close()
+
+
+@pytest.mark.parametrize("roll_back", [_raise, _set_rollback, _broken_off, _close])
+def test_rollback(tied: bool, rows: Rows, roll_back: Callable[[Rows], None]) -> None:
+    """What was written and rolled back never gets into the cache, and nothing is invalidated for it."""
+    elsewhere(rows.get, 1)
+    with contextlib.suppress(Failed), transaction.atomic(rows.alias):
+        rows.rename(1, "new")
+        assert rows.get(1) == "new"
+        roll_back(rows)
+    assert elsewhere(rows.get, 1) == ("old 1" if tied else "new")
+    if tied:
+        stats = rows.cache.stats()
+        assert (stats.invalidations, stats.held, stats.rolled_back) == (0, 1, 1)
+        assert rows.get.cache_info().loads == 2  # elsewhere at first, and inside
+
+
+def test_rollback_to_a_savepoint(tied: bool, rows: Rows) -> None:
+    """A savepoint that is rolled back takes its own invalidations along, and no others; at once."""
+    elsewhere(rows.get, 2)
+    with transaction.atomic(rows.alias):
+        rows.rename(1, "new")
+        with contextlib.suppress(Failed), transaction.atomic(rows.alias):
+            with transaction.atomic(rows.alias):  # released, into what is rolled back
+                rows.rename(2, "new")
+            assert rows.get(2) == "new"
+            raise Failed
+        if tied:
+            assert list(rows.held()) == [rows.get.key(1)]
+        elsewhere(rows.get, 1)
+    assert elsewhere(rows.get, 1) == ("new" if tied else "old 1")
+    assert elsewhere(rows.get, 2) == ("old 2" if tied else "new")
+    if tied:
+        assert rows.cache.stats().rolled_back == 1
+        assert rows.cache.stats().invalidations == 1
+
+
+def test_released_savepoint(rows: Rows) -> None:
+    """What a released savepoint holds waits for the outermost commit, in one delivery."""
+    elsewhere(rows.get, 1)
+    with transaction.atomic(rows.alias, durable=True):
+        with transaction.atomic(rows.alias):
+            rows.rename(1, "one")
+        with transaction.atomic(rows.alias, savepoint=False):
+            rows.rename(2, "two")
+        assert elsewhere(rows.get, 1) == "old 1"
+        assert rows.cache.stats().invalidations == 0
+    assert rows.cache.stats().invalidations == 2
+    assert [elsewhere(rows.get, 1), elsewhere(rows.get, 2)] == ["one", "two"]
+
+
+def test_read_inside(rows: Rows) -> None:
+    """Inside, reads of a held key see what was written and fill nothing; those of others use the cache."""
+    elsewhere(rows.get, 2)
+    with transaction.atomic(rows.alias):
+        rows.rename(1, "new")
+        assert [rows.get(1), rows.get(1), rows.get(2)] == ["new", "new", "old 2"]
+        assert not rows.filled(1)
+        assert rows.get.cache_info().hits == 1
+    assert rows.get(1) == "new"
+    assert rows.filled(1)
+
+
+def test_thread_started_on_commit(tied: bool, rows: Rows) -> None:
+    """A hook that was registered before the write returned, and starts something elsewhere, is run after the delivery."""
+    elsewhere(rows.get, 1)
+    seen: list[str] = []
+
+    @rows.cache.invalidates(rows.get)
+    def rename(row: int, name: str) -> None:
+        rows.write(row, name)
+        transaction.on_commit(lambda: seen.append(elsewhere(rows.get, row)), using=rows.alias)
+
+    with transaction.atomic(rows.alias):
+        rename(1, "new")
+        elsewhere(rows.get, 1)
+    assert seen == ["new" if tied else "old 1"]
+
+
+@pytest.mark.parametrize(("first", "second"), [("mariadb", "sqlite"), ("postgresql", "mariadb")])
+@pytest.mark.parametrize("outcome", ["both", "inner", "outer"])
+def test_two_aliases(tied: bool, cache: Cache, first: str, second: str, outcome: str) -> None:
+    """Each connection has its own commit: what either of them commits is invalidated, whatever the other does."""
+    a, b = Rows(first, cache), Rows(second, cache)
+    with contextlib.suppress(Failed), transaction.atomic(first):
+        a.rename(1, "a")
+        with contextlib.suppress(Failed), transaction.atomic(second):
+            b.rename(1, "b")
+            elsewhere(a.get, 1), elsewhere(b.get, 1)
+            if outcome == "outer":
+                raise Failed
+        if tied and outcome != "outer":
+            assert elsewhere(b.get, 1) == "b"
+        if outcome == "inner":
+            raise Failed
+    assert elsewhere(a.get, 1) == ("a" if tied and outcome != "inner" else "old 1")
+    assert elsewhere(b.get, 1) == ("b" if tied and outcome != "outer" else "old 1")
+
+
+def test_commit_of_another_connection(cache: Cache) -> None:
+    """A write that was committed by itself is told at once, though another connection's transaction is open.
+
+    It has written something before, or has not; and it is rolled back in the end.
+    """
+    open_one, other = Rows("mariadb", cache), Rows("postgresql", cache)
+    for wrote in (False, True):
+        elsewhere(other.get, 1)
+        with contextlib.suppress(Failed), transaction.atomic("mariadb"):
+            execute("mariadb", "SELECT 1")
+            if wrote:
+                open_one.rename(1, "never")
+            other.rename(1, f"new {wrote}")
+            assert elsewhere(other.get, 1) == f"new {wrote}"
+            raise Failed
+        assert elsewhere(other.get, 1) == f"new {wrote}"
+
+
+def test_strict(rows: Rows) -> None:
+    """The guard stands until the commit: readers elsewhere load and fill nothing before it, and fill after it."""
+    elsewhere(rows.get, 1)
+    with transaction.atomic(rows.alias):
+        rows.rename_strictly(1, "new")
+        assert elsewhere(rows.get, 1) == "old 1"
+        assert not rows.filled(1)
+    assert elsewhere(rows.get, 1) == "new"
+    assert rows.filled(1)
+    assert rows.cache.stats().guards_lost == 0
+
+
+@pytest.mark.parametrize("roll_back", [_raise, _close])
+def test_strict_rolled_back(rows: Rows, roll_back: Callable[[Rows], None]) -> None:
+    """The guard is taken back with the rollback, of a savepoint too: the next reader may fill."""
+    with contextlib.suppress(Failed), transaction.atomic(rows.alias):
+        with contextlib.suppress(Failed), transaction.atomic(rows.alias):
+            rows.rename_strictly(2, "new")
+            assert elsewhere(rows.get, 2) == "old 2"
+            assert not rows.filled(2)
+            raise Failed
+        assert elsewhere(rows.get, 2) == "old 2"
+        assert rows.filled(2)
+        rows.rename_strictly(1, "new")
+        roll_back(rows)
+    assert elsewhere(rows.get, 1) == "old 1"
+    assert rows.filled(1)
+    assert rows.cache.stats().guards_lost == 0
+
+
+def test_updates(rows: Rows) -> None:
+    """The value of an update goes in after the commit, and not before it; the last one of several."""
+    with transaction.atomic(rows.alias):
+        rows.update(1, "new")
+        assert elsewhere(rows.get, 1) == "old 1"
+    loads = rows.get.cache_info().loads
+    assert elsewhere(rows.get, 1) == "new"
+    assert rows.get.cache_info().loads == loads
+    with contextlib.suppress(Failed), transaction.atomic(rows.alias):
+        rows.update(1, "never")
+        raise Failed
+    assert elsewhere(rows.get, 1) == "new"
+
+
+def test_commit_that_fails(cache: Cache) -> None:
+    """A commit that raises proves nothing: the keys are invalidated; the value of an update is not put in."""
+    rows = Rows("postgresql", cache)
+    elsewhere(rows.get, 1)
+    with pytest.raises(DatabaseError), transaction.atomic(rows.alias):
+        rows.update(1, "old 2")  # not unique: said at the commit
+    assert not rows.filled(1)
+    assert elsewhere(rows.get, 1) == "old 1"
+    assert cache.stats().invalidations == 1
+
+
+def test_autocommit(rows: Rows) -> None:
+    """Outside of a transaction a write is told when it returns."""
+    elsewhere(rows.get, 1)
+    rows.rename(1, "new")
+    assert elsewhere(rows.get, 1) == "new"
+    assert rows.cache.stats().held == 0
+
+
+def test_autocommit_turned_off(rows: Rows) -> None:
+    """Transactions by hand are tied as well: told after each commit, forgotten on a rollback."""
+    elsewhere(rows.get, 1)
+    transaction.set_autocommit(False, rows.alias)
+    rows.rename(1, "first")
+    assert elsewhere(rows.get, 1) == "old 1"
+    transaction.commit(rows.alias)
+    assert elsewhere(rows.get, 1) == "first"
+    rows.rename(1, "never")
+    assert rows.get(1) == "never"
+    transaction.rollback(rows.alias)
+    with transaction.atomic(rows.alias):
+        rows.rename(1, "second")
+    assert elsewhere(rows.get, 1) == "first"
+    transaction.commit(rows.alias)
+    assert elsewhere(rows.get, 1) == "second"
+    transaction.set_autocommit(True, rows.alias)
+    assert rows.cache.stats().invalidations == 2
+
+
+def test_explicit_transaction(rows: Rows) -> None:
+    """`cache.transaction()` inside a block joins it; around one it holds what is told at the commit as well."""
+    elsewhere(rows.get, 1)
+    with transaction.atomic(rows.alias):
+        with rows.cache.transaction():
+            rows.rename(1, "inside")
+        assert elsewhere(rows.get, 1) == "old 1"
+    assert elsewhere(rows.get, 1) == "inside"
+    with rows.cache.transaction():
+        with transaction.atomic(rows.alias):
+            rows.rename(1, "around")
+        assert elsewhere(rows.get, 1) == "around"
+    assert elsewhere(rows.get, 1) == "around"
+    with rows.cache.transaction() as block, transaction.atomic(rows.alias):
+        rows.rename(1, "both")
+        block.rollback()  # a mistake: it is committed all the same
+    assert elsewhere(rows.get, 1) == "both"
+
+
+def test_tags_and_verbs(rows: Rows) -> None:
+    """`.invalidate()` and tags inside a block wait as well."""
+
+    @rows.cache.cached(f"{rows.alias}:all", tags=("all",))
+    def names() -> list[Any]:
+        return execute(rows.alias, "SELECT name FROM site_rows ORDER BY id")
+
+    elsewhere(names), elsewhere(rows.get, 1)
+    with transaction.atomic(rows.alias):
+        rows.write(1, "new")
+        rows.get.invalidate(1)
+        rows.cache.invalidate(tags=["all"])
+        assert elsewhere(names)[0][0] == elsewhere(rows.get, 1) == "old 1"
+        assert names()[0][0] == "new"
+    assert elsewhere(names)[0][0] == elsewhere(rows.get, 1) == "new"
+
+
+def test_one_delivery(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many writes a transaction has, the cache is told once."""
+    backend: Any = rows.cache._core.backend
+    told: list[Any] = []
+    invalidate = backend.invalidate
+    monkeypatch.setattr(backend, "invalidate", lambda keys: (told.append(sorted(keys)), invalidate(keys)))
+    with transaction.atomic(rows.alias):
+        for name in ("a", "b"):
+            rows.rename(1, name)
+            with transaction.atomic(rows.alias):
+                rows.rename(2, f"2{name}")
+    assert told == [[rows.get.key(1), rows.get.key(2)]]
+
+
+def test_other_threads(rows: Rows) -> None:
+    """A write in another thread, with its own connection, waits for no block of this one."""
+    elsewhere(rows.get, 2)
+    with transaction.atomic(rows.alias):
+        execute(rows.alias, "SELECT 1")
+        elsewhere(rows.rename, 2, "new")
+        assert elsewhere(rows.get, 2) == "new"
