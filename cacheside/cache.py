@@ -23,7 +23,7 @@ from .targets import Entry, Terms, server_key, tag_keys
 from .writes import Write
 
 if TYPE_CHECKING:
-    from .transactions import Transaction
+    from .transactions import Recorder, Transaction
 
 F = TypeVar("F", bound="Callable[..., Any] | classmethod[Any, ..., Any] | staticmethod[..., Any]")
 
@@ -171,7 +171,7 @@ class Cache:
         terms = Terms(strict, hold, tags=tags, stale=stale)
         return Write(lambda: self._home, "cache.invalidating", terms, [lambda values: entries])
 
-    def transaction(self) -> Transaction:
+    def transaction(self, *, outbox: Recorder | None = None) -> Transaction:
         """A block around the writes of one transaction, ``with`` or ``async with``: invalidations wait for its end.
 
         All that are made inside it are held: by decorated writes, by `.invalidate()`, of tags, of whatever cache. They
@@ -183,10 +183,16 @@ class Cache:
         the values of `@updates`, wait for the end as well.
 
         Put the commit inside the block. Its end takes one round trip to each cache.
+
+        Args:
+            outbox: ``outbox.on(connection)`` of an `Outbox`: what is held is recorded by the same database transaction,
+                so that it is not lost if this process dies between the commit and the delivery. Two statements more.
         """
         from .transactions import Transaction  # costly to import, and many need it not
 
-        return Transaction()
+        if outbox is not None and not hasattr(outbox, "record"):
+            raise ConfigurationError(f"outbox= is outbox.on(connection), the connection of the block, not {outbox!r}")
+        return Transaction(recorder=outbox)
 
     def invalidate(self, *keys: str, tags: Sequence[str] = ()) -> None:
         """Drop entries, and the right of every load under way to fill them. One round trip.

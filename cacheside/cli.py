@@ -96,6 +96,34 @@ def make_app() -> "typer.Typer":
             operations = OPERATIONS
         raise typer.Exit(run_check(Wish(url, operations, seconds, processes, keys, writes, strict, naive), as_json))
 
+    @app.command()
+    def relay(
+        store: Annotated[
+            str, typer.Option(help="The database: postgresql://..., mariadb://..., sqlite:///path", show_default=False)
+        ],
+        cache: Annotated[str, typer.Option(help="The cache: redis://..., memcached://...", show_default=False)],
+        table: Annotated[str, typer.Option(help="The outbox's table.")] = "cacheside_outbox",
+        delay: Annotated[float, typer.Option(min=0.0, help="Seconds that rows are left to their writers.")] = 1.0,
+        poll: Annotated[float, typer.Option(min=0.01, help="Seconds between two looks where nobody notifies.")] = 1.0,
+        batch: Annotated[int, typer.Option(min=1, max=10_000, help="Rows delivered at once.")] = 500,
+        once: Annotated[bool, typer.Option("--once", help="Deliver what is due now, and end.")] = False,
+    ) -> None:
+        """Deliver the invalidations that crashed writers left in an outbox.
+
+        It runs until SIGTERM or Ctrl-C, finishes the batch that it is at, and prints its totals. Several may work on
+        one table. The cache's URL has to have the writers' namespace: redis://localhost:6379/0?namespace=shop.
+        Exit status: 0; 1 if --once had to leave rows because the cache did not answer; 2 if it could not run.
+        """
+        from .errors import CachesideError
+
+        try:
+            from .outbox import command
+
+            wish = command.Wish(store, cache, table, delay, poll, batch, once)
+            raise typer.Exit(command.run(wish))
+        except CachesideError as error:
+            fail(str(error))
+
     return app
 
 

@@ -29,7 +29,7 @@ class Recorder(Protocol):
         ...
 
     def delivered(self) -> None:
-        """All that were recorded have been."""
+        """All that were recorded have been delivered, or are pending in their caches."""
         ...
 
 
@@ -60,6 +60,7 @@ class Transaction:
         self._changes: dict[Core, dict[str, Change]] = {}
         self._undone: list[tuple[Core, Changes]] = []  # rolled back: only marks are left to take back
         self._held: list[tuple[Core, Collection[str]]] = []  # as they were added to `core.held`
+        self._handed_over = False  # to its parents: what was recorded has not been delivered yet
 
     def rollback(self) -> None:
         """The store has rolled back what was written in the block so far: forget its invalidations.
@@ -119,6 +120,9 @@ class Transaction:
 
         Args:
             rolled_back: nothing of what was written in it is real.
+
+        Raises:
+            Exception: what the recorder of one of its parents raised. Then it is over, and all is pending.
         """
         with self._lock:
             self.open = False
@@ -128,8 +132,14 @@ class Transaction:
             changes, self._changes = self._changes, {}
         scopes.leave(self)
         now = [each for core, marks in undone for each in deliveries(core, marks, marks_only=True)]
-        for core, some in changes.items():
-            now += settle(core, some, self.parents)
+        self._handed_over = any(parent.open for parent in self.parents)
+        try:
+            for core, some in changes.items():
+                now += settle(core, some, self.parents)
+        except BaseException:  # the recorder of a parent failed
+            drivers.postpone(now + [each for core, some in changes.items() for each in deliveries(core, some)])
+            self.over()
+            raise
         if not rolled_back and not any(parent.open for parent in self.parents):
             scopes.committed()
         return now
@@ -140,7 +150,7 @@ class Transaction:
             held, self._held = self._held, []
         for core, keys in held:
             core.unhold(keys)
-        if self._recorder is not None:
+        if self._recorder is not None and not self._handed_over:
             self._recorder.delivered()
 
     def finish(self, rolled_back: bool = False) -> None:
