@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 ALIASES = ("sqlite", "mariadb", "postgresql")
 
+
 @contextmanager
 def set_up(folder: Path, mariadb: MariaDBServer, postgres: PostgresServer) -> Iterator[None]:
     """The site, with a database under each of `ALIASES`; none is the default."""

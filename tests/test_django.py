@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, connections, transaction
+from django.db import DatabaseError, OperationalError, connections, transaction
 from django_site import ALIASES, Rows, elsewhere, execute, forget_connections
 
 from cacheside import Cache
@@ -139,7 +139,7 @@ def test_read_inside(rows: Rows) -> None:
 
 
 def test_thread_started_on_commit(tied: bool, rows: Rows) -> None:
-    """A hook that was registered before the write returned, and starts something elsewhere, is run after the delivery."""
+    """A hook that was registered before the write returned, and starts a thread, is run after the delivery."""
     elsewhere(rows.get, 1)
     seen: list[str] = []
 
@@ -192,6 +192,24 @@ def test_commit_of_another_connection(cache: Cache) -> None:
         assert elsewhere(other.get, 1) == f"new {wrote}"
 
 
+def test_transaction_inside_a_write(cache: Cache) -> None:
+    """A write that commits by itself is told when it is over, though another connection's transaction is open."""
+    open_one, other = Rows("mariadb", cache), Rows("postgresql", cache)
+
+    @cache.invalidates(other.get)
+    def rename(row: int, name: str) -> None:
+        with transaction.atomic(other.alias):
+            other.write(row, name)
+
+    elsewhere(other.get, 1)
+    with contextlib.suppress(Failed), transaction.atomic("mariadb"):
+        open_one.rename(1, "never")
+        rename(1, "new")
+        assert elsewhere(other.get, 1) == "new"
+        raise Failed
+    assert elsewhere(other.get, 1) == "new"
+
+
 def test_strict(rows: Rows) -> None:
     """The guard stands until the commit: readers elsewhere load and fill nothing before it, and fill after it."""
     elsewhere(rows.get, 1)
@@ -236,8 +254,25 @@ def test_updates(rows: Rows) -> None:
     assert elsewhere(rows.get, 1) == "new"
 
 
+def test_commit_whose_answer_is_lost(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit that was done, and raised all the same, has invalidated; the exception is passed on."""
+    connection: Any = connections[rows.alias]
+    commit = connection._commit
+
+    def lost() -> None:
+        commit()
+        raise OperationalError("lost")
+
+    with pytest.raises(OperationalError), transaction.atomic(rows.alias):
+        rows.rename(1, "new")
+        elsewhere(rows.get, 1)
+        monkeypatch.setattr(connection, "_commit", lost)
+    monkeypatch.undo()
+    assert elsewhere(rows.get, 1) == "new"
+
+
 def test_commit_that_fails(cache: Cache) -> None:
-    """A commit that raises proves nothing: the keys are invalidated; the value of an update is not put in."""
+    """After a commit that raises the value of an update is not put in, and the keys are invalidated."""
     rows = Rows("postgresql", cache)
     elsewhere(rows.get, 1)
     with pytest.raises(DatabaseError), transaction.atomic(rows.alias):

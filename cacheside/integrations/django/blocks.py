@@ -21,8 +21,6 @@ class Held:
         self.changes: Changes = changes
         self.registered: bool = False
         """Whether Django has it for `on_commit`."""
-        self.taken: bool = False
-        """Whether it is being told, or has been."""
 
     def deliver(self) -> None:
         """Called by Django: after the commit, when it has been delivered already; or in a test that never commits."""
@@ -41,7 +39,9 @@ class Block:
         self._held: dict[Held, None] = {}
         self.open: bool = True
         self.wrote: bool = False
-        """Whether something has been written in it that could be seen: by a statement that says so."""
+        """Whether something has been written in it, by a statement that says so."""
+        self.touched: bool = False
+        """Whether something may have been, by a statement that is not plainly a read."""
 
     def writing(self) -> bool:
         """See `Holding.writing`."""
@@ -64,6 +64,10 @@ class Block:
             core.hold(changes.keys())
             core.book.held += len(changes)
         return True
+
+    def keys(self, core: Core) -> list[str]:
+        """The keys of one cache that are held now, as its backend knows them."""
+        return list({key: None for each in list(self._held) if each.core is core for key in each.changes})
 
     def sweep(self) -> None:
         """There was a rollback to a savepoint: forget what Django has forgotten."""
@@ -104,16 +108,12 @@ class Block:
         for held in taken:
             held.core.book.rolled_back += len(held.changes)
             marks = {key: Change(change.marks) for key, change in held.changes.items() if change.marks}
-            now += deliveries(held.core, marks, marks_only=True)
+            now += deliveries(held.core, marks)
         self._tell(taken, now)
 
     def _take(self, some: Iterable[Held]) -> list[Held]:
-        with self._lock:
-            # They stay in `_held`, for reads, until the caches have been told.
-            taken = [each for each in some if each in self._held and not each.taken]
-            for each in taken:
-                each.taken = True
-        return taken
+        with self._lock:  # they stay in `_held`, for reads, until the caches have been told
+            return [each for each in some if each in self._held]
 
     def _tell(self, taken: Iterable[Held], now: Iterable[scopes.Delivery]) -> None:
         try:

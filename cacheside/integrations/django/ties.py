@@ -1,10 +1,10 @@
 """Ties invalidations to the transactions of Django's connections.
 
-Django tells of a commit (`on_commit`), but of no beginning and no rollback, so a *tie* stands before five methods of each
-connection, on the instance, from the moment it is made. From them it knows when a `Block` begins, what was rolled back,
-and when the commit is done: the cache is told then, before any `on_commit` hook of the application runs, so that a task
-that such a hook starts elsewhere finds nothing old. Each invalidation is registered with `on_commit` as well: Django
-drops it from there with the savepoint it was made in, and `TestCase.captureOnCommitCallbacks` finds it.
+Django tells of a commit (`on_commit`), but of no beginning and no rollback, so a *tie* stands before five methods of
+each connection, on the instance, from the moment it is connected. From them it knows when a `Block` begins, what was
+rolled back, and when the commit is done: the cache is told then, before any `on_commit` hook of the application runs,
+so that a task that such a hook starts elsewhere finds nothing old. Each invalidation is registered with `on_commit` as
+well: Django drops it from there with the savepoint it was made in, and `TestCase.captureOnCommitCallbacks` finds it.
 
 A block is found in two ways: by the thread, whose connections Django knows; and by the context, for async code that is
 called from inside it (`async_to_sync`), which runs in another thread.
@@ -22,10 +22,12 @@ from django.db.backends.signals import connection_created
 from ... import scopes
 from ...core import Core
 from .blocks import Block
+from .records import Records
 
 _TIE = "_cacheside_tie"  # the attribute of a connection
 _WORD = re.compile(r"[\s(]*(\w+)")
 _WRITES = frozenset({"INSERT", "UPDATE", "DELETE", "REPLACE", "MERGE"})
+_READS = frozenset({"SELECT", "BEGIN", "SAVEPOINT", "RELEASE", "ROLLBACK", "SET", "SHOW", "EXPLAIN", "PRAGMA"})
 
 
 class Tie:
@@ -34,6 +36,7 @@ class Tie:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self._block: Block | None = None
+        self._records = Records(connection)
         self._commit: Callable[[], None] = connection.commit
         self._rollback: Callable[[], None] = connection.rollback
         self._close: Callable[[], None] = connection.close
@@ -61,22 +64,26 @@ class Tie:
         self._set_autocommit(autocommit, *args, **options)
         if autocommit:
             self._end(real=True)
+            self._records.remove()
         elif (block := self.block()) is not None:
             scopes.enter(block)
 
     def commit(self) -> None:
         """Commit, and deliver; also if it failed, which does not prove that nothing was committed."""
         connection = self._connection
-        if connection.in_atomic_block or self.block() is None:  # Django forbids it, or there is nothing to tell of
+        block = self.block()
+        if connection.in_atomic_block or block is None:  # Django forbids it, or there is nothing to tell of
             self._commit()
             return
         connection.validate_thread_sharing()
+        self._records.write(block)
         try:
             self._commit()
         except BaseException:
             self._end(real=True, certain=False)
             raise
         self._end(real=True)
+        self._records.delivered()
 
     def rollback(self) -> None:
         """Roll back, and forget."""
@@ -106,10 +113,14 @@ class Tie:
         found = _WORD.match(sql) if isinstance(sql, str) else None
         word = "" if found is None else found[1].upper()
         block = self.block()
-        if block is None and word != "SELECT":
+        if word in _READS:
+            return execute(sql, params, many, context)
+        if block is None:
             scopes.committed()
+            return execute(sql, params, many, context)
+        block.touched = True
         answer = execute(sql, params, many, context)
-        if block is not None and word in _WRITES:
+        if word in _WRITES:
             block.wrote = True
         return answer
 
