@@ -263,10 +263,14 @@ def test_commit_whose_answer_is_lost(rows: Rows, monkeypatch: pytest.MonkeyPatch
         commit()
         raise OperationalError("lost")
 
-    with pytest.raises(OperationalError), transaction.atomic(rows.alias):
+    @transaction.atomic(rows.alias)
+    def write() -> None:
         rows.rename(1, "new")
         elsewhere(rows.get, 1)
         monkeypatch.setattr(connection, "_commit", lost)
+
+    with pytest.raises(OperationalError):
+        write()
     monkeypatch.undo()
     assert elsewhere(rows.get, 1) == "new"
 

@@ -37,12 +37,13 @@ class Records:
         self._done: list[str] = []  # ids of rows that can be removed
 
     def write(self, block: Block) -> None:
-        """Write the row of a transaction, in it; and remove what has not been yet.
+        """Write the row of a transaction, in it; and remove what could not be removed before, with autocommit off.
 
         Raises:
             DatabaseError: it could not be written; as any error of a statement it fails the transaction.
         """
         self._row = None
+        self.remove(in_transaction=True)
         outbox = self._outbox = _outbox
         if outbox is None or not block.touched:  # if nothing was written there is nothing to be lost
             return
@@ -59,13 +60,15 @@ class Records:
             if not self._outbox.core.pending.blocks(*keys):
                 self._done.append(row)
 
-    def remove(self) -> None:
-        """Remove the rows of what has been delivered; the connection is in no transaction. It raises no error."""
+    def remove(self, in_transaction: bool = False) -> None:
+        """Remove the rows of what has been delivered. It raises no error, but in a transaction that would be lost."""
         done, self._done = self._done, []
         if done and self._outbox is not None:
             try:
                 self._execute(self._outbox.delete_with("%s", len(done)), done)
             except Exception as error:  # whatever the driver says; the write is done, and the relay will do the rest
+                if in_transaction:
+                    raise
                 self._outbox.left_behind(repr(error))
 
     def _execute(self, statement: str, values: Collection[str]) -> None:

@@ -32,4 +32,5 @@ class Migration(migrations.Migration):  # type: ignore[misc]  # Django has no ty
     """See above."""
 
     initial = True
-    operations = (migrations.RunPython(make, drop),)
+    # atomic: Django refuses to change tables inside a block where that cannot be rolled back (MariaDB).
+    operations = (migrations.RunPython(make, drop, atomic=False),)
