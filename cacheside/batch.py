@@ -184,12 +184,14 @@ class _Crew:
                     first = step
         if not self._until:
             return
-        left = max(0.0, min(self._until.values()) - now)
+        end = min(self._until.values())
+        left = max(0.0, end - now)
         if first is None:
             yield Pause(left)
+            ended = False
         else:
-            yield Wait(first.flight, left)
-        now = time.monotonic()
+            ended = yield Wait(first.flight, left)
+        now = time.monotonic() if ended else max(end, time.monotonic())  # a pause is over when the drivers say so
         for number, until in list(self._until.items()):
             step = self.steps[number]
             if isinstance(step, Wait) and step.flight.done:

@@ -4,6 +4,10 @@ Closed: commands go out. The first one that gets no answer opens it (a time-out 
 enough). Open: commands fail at once, without I/O, but for one *probe* now and then, with a back-off that doubles and is
 jittered, so that a fleet does not knock in step. Any answer closes it again.
 
+An invalidation does not wait for the next probe, as long as failing costs no time (nobody listens there, as while a
+server restarts). After a restart each process finds the server again in its own time. One that has can fill the old row
+while another one commits; if that one keeps its invalidation back, the first serves the old row until the next try.
+
 Source: Nygard, "Release It!", 2007, chapter 5; its half-open state is here the one call that `admit` lets through.
 """
 
@@ -38,6 +42,7 @@ class Breaker:
         self._wait = FIRST
         self._next_probe = 0.0
         self._probing = False
+        self._at_once = False
         self._reason = ""
         self.after_fork()
         forks.register(self)
@@ -46,13 +51,16 @@ class Breaker:
         """See `forks.Owner`."""
         self._lock = threading.Lock()
 
-    def admit(self) -> None:
+    def admit(self, urgent: bool = False) -> None:
         """A command is about to be sent, or to wait for a connection.
+
+        Args:
+            urgent: it is an invalidation.
 
         Raises:
             CacheUnavailable: the breaker is open, and it is not time for a probe.
         """
-        if not self.open:
+        if not self.open or (urgent and self._at_once):
             return
         with self._lock:
             now = self._clock()
@@ -69,9 +77,14 @@ class Breaker:
             with self._lock:
                 self.open, self._wait, self._probing = False, FIRST, False
 
-    def failed(self, reason: object) -> None:
-        """No answer came, or no connection. Not for a command that its caller gave up."""
+    def failed(self, reason: object, at_once: bool = False) -> None:
+        """No answer came, or no connection. Not for a command that its caller gave up.
+
+        Args:
+            at_once: it took no time to find out, and so the next one will not take any either.
+        """
         with self._lock:
+            self._at_once = at_once
             if self.open and self._probing:  # else it is one more that was under way when the breaker opened
                 self._wait = min(self._wait * 2, LONGEST)
             self.open, self._probing, self._reason = True, False, str(reason)

@@ -30,7 +30,7 @@ from typing import Any, TypeAlias, cast
 from weakref import WeakKeyDictionary
 
 from .errors import InvalidKeyError
-from .keys import escape, type_name
+from .keys import escape, is_of, type_name
 
 _Writer: TypeAlias = Callable[[Any, bool], str]
 
@@ -97,11 +97,6 @@ def _writer(kind: type[Any]) -> _Writer:
     if hasattr(kind, "__dataclass_fields__") and not issubclass(kind, _VALUES):
         return _dataclass
     return _refuse
-
-
-def is_of(module: str, kind: type) -> bool:
-    """Whether `kind` is what a module has under its name. One that is not imported yet has nothing."""
-    return module in sys.modules and getattr(sys.modules[module], kind.__name__, None) is kind
 
 
 def _refuse(value: object, in_process: bool) -> str:

@@ -115,8 +115,8 @@ class Core:
     def hold(self, keys: Collection[str]) -> None:
         """A scope in this process changes `keys`: from now on reads inside it go to the store (`scopes.py`).
 
-        Race: a call elsewhere finds a value, and makes a row for it. Either it sees the key here and drops the row, or
-        the row was there before and is dropped here.
+        Race: a call elsewhere finds a value, and makes a row for it. Either it sees the key here and makes none, or the
+        row was there before and is dropped here.
         """
         self.held.add(keys)
         self.detach(keys)

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from . import scopes
 from .backends.base import Guarded, Hit, Leased, Stale
 from .core import Core
 from .envelope import Codec, Miss, Outcome, Raised, is_one_shot
@@ -232,17 +233,18 @@ class Reader:
     def _lead(self, visit: Visit, token: Any, flight: Flight) -> Steps:
         """Load and fill, with the lease `token`."""
         core, flights = self.core, self.core.flights
+        around = scopes.around()
         try:
             outcome = yield from self._load(flight)
             try:
                 kept = self.keeper.keep(outcome, flight.took, stamps_of(visit))
             except Exception as error:  # of the user's cache_if= or ttl=, or a warning made an error
                 outcome, kept = Raised(error), None
-            # A write of this very context, in another task, may have begun to change the key meanwhile.
-            changing = core.held.counts and core.held.here(core, (visit.key, *visit.tags))
+            # Another task of this very context may have begun to change the key meanwhile.
+            uncommitted = core.held.meanwhile(core, (visit.key, *visit.tags), around)
             flights.seal(flight)
-            proven = (yield from self._store(visit, token, None if changing else kept)) and not changing
-            flights.end(flight, NOTHING if is_one_shot(outcome) else outcome, proven)
+            proven = yield from self._store(visit, token, None if uncommitted else kept)
+            flights.end(flight, NOTHING if uncommitted or is_one_shot(outcome) else outcome, proven)
         except BaseException:
             flights.end(flight)
             yield Abandon(visit.key, token)
@@ -309,10 +311,11 @@ class Reader:
         return (yield from self._alone(visit))
 
     def _load_only(self, visit: Visit, flight: Flight) -> Steps:
-        flights = self.core.flights
+        flights, around = self.core.flights, scopes.around()
         try:
             outcome = yield from self._load(flight)
-            flights.end(flight, NOTHING if is_one_shot(outcome) else outcome)
+            uncommitted = self.core.held.meanwhile(self.core, (visit.key, *visit.tags), around)
+            flights.end(flight, NOTHING if uncommitted or is_one_shot(outcome) else outcome)
         except BaseException:
             flights.end(flight)
             raise

@@ -203,9 +203,8 @@ class Function:
             if raw is None:
                 return
             table.apart = True
-        backend.attach(entry, table, raw, types, outcome, until)
-        if key in runtime.core.held.counts:  # calls inside a scope that changes it would find the row too
-            runtime.core.detach((key,))
+        held = runtime.core.held  # calls inside a scope that changes the key would find the row too
+        backend.attach(entry, table, raw, types, outcome, until, lambda: key not in held.counts)
         pending = runtime.core.pending
         self.path.switch(table, backend.clock, lambda: self._home() is runtime.home() and not pending)
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from .binder import Binder
-from .canonical import default_key
 from .errors import ConfigurationError
 from .keys import Template, check_key, quote, with_version
 
@@ -60,6 +59,10 @@ class KeyMaker:
         self._place = f"{quote(module)}:{quote(qualname)}"
         self._serial = f"#{next(_serials)}"
         self._local = module in ("", "__main__") or not qualname or "<" in qualname
+        if self.is_default:
+            from .canonical import default_key  # which templates do without
+
+            self._spell = default_key
 
     @property
     def is_default(self) -> bool:
@@ -133,7 +136,7 @@ class KeyMaker:
             bound = inspect.BoundArguments(signature, {name: values[name] for name in signature.parameters})
             return check_key(self._callable(*bound.args, **bound.kwargs))
         place = self._place + self._serial if in_process else self._place
-        return default_key(place, self._names, [values[name] for name in self._names], in_process)
+        return self._spell(place, self._names, [values[name] for name in self._names], in_process)
 
     def full(self, text: str) -> str:
         """`text` with the version, as `.key()` shows it."""

@@ -20,6 +20,7 @@ from __future__ import annotations
 import functools
 import keyword
 import re
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import itemgetter
 from string import Formatter
@@ -287,6 +288,11 @@ def split_version(key: str) -> tuple[str, str]:
 def escape(text: str, unsafe: re.Pattern[str]) -> str:
     """`text` with all that matches `unsafe` as ``%XX``. `%` has to be unsafe, or two texts may become one."""
     return unsafe.sub(_percent, text) if unsafe.search(text) else text  # a search is much cheaper
+
+
+def is_of(module: str, kind: type) -> bool:
+    """Whether `kind` is what a module has under its name. One that is not imported yet has nothing."""
+    return module in sys.modules and getattr(sys.modules[module], kind.__name__, None) is kind
 
 
 def type_name(value: object) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from .canonical import is_of
+from .keys import is_of
 
 _ALWAYS = frozenset((int, str, bytes, bool, type(None), type))
 _BY_NAME = {"date": "datetime", "timedelta": "datetime", "UUID": "uuid"}  # modules that may not be imported yet

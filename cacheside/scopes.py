@@ -12,7 +12,7 @@ is over is passed over.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
@@ -34,9 +34,8 @@ class Change(NamedTuple):
     update: Update | None = None
 
     def then(self, later: Change) -> Change:
-        """Both, this one first."""
-        # An invalidation after an update: the value of the update is old.
-        return Change(self.marks + later.marks, min(self.stale, later.stale), later.update)
+        """Both. No value is put in: their writes may have overlapped, so nobody can say whose is the last one."""
+        return Change(self.marks + later.marks, min(self.stale, later.stale))
 
 
 Changes: TypeAlias = Mapping[str, Change]
@@ -49,12 +48,27 @@ class Scope(Protocol):
     """Whether it is not over."""
 
     def changes(self, core: Core, key: str) -> bool:
-        """Whether `key` is being changed inside it."""
+        """Whether `key` is being changed inside it; or has been, when it is over."""
         ...
 
 
 class Holding(Scope, Protocol):
     """A scope that takes invalidations: a transaction."""
+
+    parents: Sequence[Holding]
+    """Those around it. What is made inside it after its end is theirs."""
+
+    def require(self, core: Core) -> None:
+        """That it can deliver to this cache at its end.
+
+        Raises:
+            ConfigurationError: it cannot.
+        """
+        ...
+
+    def touch(self, core: Core, keys: Collection[str]) -> None:
+        """`keys` are being changed inside it: until its end reads inside it go to the store."""
+        ...
 
     def writing(self) -> bool:
         """Whether its transaction has written anything so far; True where nobody can say."""
@@ -96,13 +110,18 @@ def committed() -> None:
             each.committed = True
 
 
+def around() -> list[Scope]:
+    """The open scopes around this context."""
+    return [each for each in inside.get() if each.open]
+
+
 def transactions(values: Mapping[str, Any]) -> list[Any]:
     """The open transactions that a write with these arguments belongs to; of nested ones the innermost."""
-    around = [each for each in inside.get() if each.open and hasattr(each, "hold")]
+    found: list[Any] = [each for each in around() if hasattr(each, "hold")]
     for find in finders:
-        around += [each for each in find(values) if each.open and each not in around]
-    outer = {id(parent) for each in around for parent in getattr(each, "parents", ())}
-    return [each for each in around if id(each) not in outer]
+        found += [each for each in find(values) if each.open and each not in found]
+    outer = {id(parent) for each in found for parent in each.parents}
+    return [each for each in found if id(each) not in outer]
 
 
 class Delivery(NamedTuple):
@@ -114,13 +133,13 @@ class Delivery(NamedTuple):
     stale: float
 
 
-def deliveries(core: Core, changes: Changes, marks_only: bool = False) -> list[Delivery]:
-    """`changes` as they have to be told; with `marks_only` only that the writers who guarded the keys are done."""
+def deliveries(core: Core, changes: Changes) -> list[Delivery]:
+    """`changes` as they have to be told."""
     drop: dict[float, dict[str, str | None]] = {}
     layers: list[dict[str, str | None]] = []
     updates: dict[str, Update] = {}
     for key, change in changes.items():
-        if not change.marks and not marks_only:
+        if not change.marks:
             drop.setdefault(change.stale, {})[key] = None
         for number, mark in enumerate(reversed(change.marks)):
             if number == len(layers):
@@ -143,7 +162,12 @@ def settle(core: Core, changes: Changes, holders: Collection[Holding], committed
     """
     if not changes:
         return []
-    taken = [each for each in holders if each.hold(core, changes)]
+    taken, asked = [], list(holders)
+    for each in asked:
+        if each.hold(core, changes):
+            taken.append(each)
+        else:  # it has just ended
+            asked += [parent for parent in each.parents if parent not in asked]
     if taken:
         if not committed and any(each.writing() for each in taken):
             return []
@@ -161,8 +185,9 @@ class Held:
         forks.register(self)
 
     def after_fork(self) -> None:
-        """Counts stay, those of other threads too: whether a call goes to the store is for its own scopes to say."""
+        """What the parent is changing is no matter of the child's, which does not see it."""
         self._lock = threading.Lock()
+        self.counts.clear()
 
     def add(self, keys: Collection[str]) -> None:
         """One more scope changes `keys`."""
@@ -184,10 +209,19 @@ class Held:
         """Whether a scope around this context is changing one of `keys`."""
         # Most calls end here: nobody is changing them.
         some = [key for key in keys if key in self.counts]
-        if not some:
-            return False
-        around = [each for each in inside.get() if each.open]
-        return any(
-            [each.changes(core, key) for key in some for each in around]
-            + [watch(core, key) for key in some for watch in watchers]
-        )
+        return bool(some) and (_any_changes(around(), core, some) or _is_watched(core, some))
+
+    def meanwhile(self, core: Core, keys: Collection[str], before: Collection[Scope]) -> bool:
+        """Whether one of the scopes `before`, which were open when a load began, has changed one of `keys` by now.
+
+        It may be over, and rolled back: what was loaded in it may have been neither the old value nor the new one.
+        """
+        return _any_changes(before, core, keys) or bool(self.counts and _is_watched(core, keys))
+
+
+def _any_changes(scopes: Collection[Scope], core: Core, keys: Collection[str]) -> bool:
+    return any(each.changes(core, key) for key in keys for each in scopes)
+
+
+def _is_watched(core: Core, keys: Collection[str]) -> bool:
+    return any(watch(core, key) for key in keys for watch in watchers)

@@ -16,8 +16,9 @@ from collections.abc import Callable, Collection, Sequence
 from types import TracebackType
 from typing import Protocol
 
-from . import drivers, scopes
+from . import drivers, forks, scopes
 from .core import Core
+from .errors import ConfigurationError
 from .scopes import Change, Changes, Delivery, Holding, deliveries, settle
 
 
@@ -53,13 +54,24 @@ class Transaction:
         recorder: Recorder | None = None,
     ) -> None:
         self.open: bool = False
+        """See `Scope`: from its beginning until all has been delivered."""
+        self.real: bool = False
+        """Whether what was written in it is committed at its end, whatever becomes of those around it."""
         self.parents: Sequence[Holding] = parents
         self.writing: Callable[[], bool] = writing
         self._recorder = recorder
+        self._sync: bool | None = None  # how it was entered, if it was
+        self._held: dict[Core, set[str]] = {}  # as they were added to `core.held`; kept when it is over
+        self.after_fork()
+        forks.register(self)
+
+    def after_fork(self) -> None:
+        """A child has no part in the transaction of its parent: what it writes it delivers by itself."""
         self._lock = threading.Lock()
+        self.open = False
+        self._taking = False  # from its beginning to its end
         self._changes: dict[Core, dict[str, Change]] = {}
         self._undone: list[tuple[Core, Changes]] = []  # rolled back: only marks are left to take back
-        self._held: list[tuple[Core, Collection[str]]] = []  # as they were added to `core.held`
         self._handed_over = False  # to its parents: what was recorded has not been delivered yet
 
     def rollback(self) -> None:
@@ -79,32 +91,58 @@ class Transaction:
 
     def begin(self, context: bool = True) -> None:
         """It is open from now on; with `context` for the writes of this context."""
-        self.open = True
+        self.open = self._taking = True
         if context:
             scopes.enter(self)
 
     def changes(self, core: Core, key: str) -> bool:
         """See `Scope.changes`."""
-        return any(other is core and key in keys for other, keys in list(self._held))
+        return key in self._held.get(core, ())
+
+    def touch(self, core: Core, keys: Collection[str]) -> None:
+        """See `Holding.touch`."""
+        with self._lock:
+            if self._taking:
+                self._note(core, keys)
+        for parent in self.parents:  # all parts of a transaction see what is written in any of them
+            parent.touch(core, keys)
+
+    def require(self, core: Core) -> None:
+        """See `Holding.require`. A block inside another one delivers nothing."""
+        for parent in self.parents:
+            parent.require(core)
+        if self.parents or self._sync is None:
+            return
+        if self._sync and core.backend is None:
+            raise ConfigurationError(
+                f"{core.label} has only an async client, by which the end of a plain `with` cannot deliver: make the "
+                "block `async with cache.transaction()`"
+            )
+        if not self._sync and core.aio is None and not core.in_process:
+            raise ConfigurationError(
+                f"{core.label} has only a plain client, by which the end of an `async with` cannot deliver: make the "
+                "block `with cache.transaction()`"
+            )
 
     def hold(self, core: Core, changes: Changes) -> bool:
         """See `Holding.hold`."""
-        if self._recorder is not None and self.open:
-            self._recorder.record(core, changes.keys())
+        self.touch(core, changes)
         with self._lock:
-            if not self.open:
+            if not self._taking:
                 return False
-            self._add(core, changes)
+            mine = self._changes.setdefault(core, {})
+            for key, change in changes.items():
+                mine[key] = mine[key].then(change) if key in mine else change
             core.book.held += len(changes)
+        if self._recorder is not None:
+            self._recorder.record(core, changes.keys())
         return True
 
-    def _add(self, core: Core, changes: Changes) -> None:
-        mine = self._changes.setdefault(core, {})
-        for key, change in changes.items():
-            mine[key] = mine[key].then(change) if key in mine else change
-        keys = frozenset(changes)
-        self._held.append((core, keys))
-        core.hold(keys)
+    def _note(self, core: Core, keys: Collection[str]) -> None:
+        noted = self._held.setdefault(core, set())
+        new = [key for key in keys if key not in noted]
+        noted.update(new)
+        core.hold(new)
 
     def _undo(self) -> None:
         for core, changes in self._changes.items():
@@ -125,30 +163,32 @@ class Transaction:
             Exception: what the recorder of one of its parents raised. Then it is over, and all is pending.
         """
         with self._lock:
-            self.open = False
+            self._taking = False
             if rolled_back:
                 self._undo()
             undone, self._undone = self._undone, []
             changes, self._changes = self._changes, {}
-        scopes.leave(self)
-        now = [each for core, marks in undone for each in deliveries(core, marks, marks_only=True)]
+        now = [each for core, marks in undone for each in deliveries(core, marks)]
         self._handed_over = any(parent.open for parent in self.parents)
         try:
             for core, some in changes.items():
-                now += settle(core, some, self.parents)
-        except BaseException:  # the recorder of a parent failed
+                now += settle(core, some, self.parents, self.real)
+        except BaseException:  # a transaction around it that cannot record them, or Ctrl-C
             drivers.postpone(now + [each for core, some in changes.items() for each in deliveries(core, some)])
             self.over()
             raise
-        if not rolled_back and not any(parent.open for parent in self.parents):
+        if not rolled_back and (self.real or not self._handed_over):
             scopes.committed()
         return now
 
     def over(self) -> None:
         """What `end` gave has been delivered, or is pending: reads may use the cache again."""
         with self._lock:
-            held, self._held = self._held, []
-        for core, keys in held:
+            was_open, self.open = self.open, False
+        if not was_open:
+            return
+        scopes.leave(self)
+        for core, keys in self._held.items():
             core.unhold(keys)
         if self._recorder is not None and not self._handed_over:
             self._recorder.delivered()
@@ -176,14 +216,15 @@ class Transaction:
         finally:
             self.over()
 
-    def _enter(self) -> None:
-        if self.open:
+    def _enter(self, sync: bool) -> None:
+        if self._sync is not None:
             raise RuntimeError("this transaction() block has been entered already: make one for each block")
+        self._sync = sync
         self.parents = scopes.transactions({})
         self.begin()
 
     def __enter__(self) -> Transaction:
-        self._enter()
+        self._enter(sync=True)
         return self
 
     def __exit__(
@@ -192,7 +233,7 @@ class Transaction:
         self.finish()
 
     async def __aenter__(self) -> Transaction:
-        self._enter()
+        self._enter(sync=False)
         return self
 
     async def __aexit__(

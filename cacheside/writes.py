@@ -148,6 +148,16 @@ class Write:
         """See `Scope.changes`."""
         return key in self._plan.get(core, ())
 
+    def early(self) -> list[tuple[Core, dict[str, Change]]]:
+        """What its end will tell, as far as it is known before: for a transaction that is committed inside it.
+
+        Without keys that are guarded: these are safe until its end.
+        """
+        return [
+            (core, {key: Change(stale=self._terms.stale) for key, mark in plan.items() if mark is None})
+            for core, plan in self._plan.items()
+        ]
+
     def _open(self) -> None:
         """The write begins."""
         self.open = True
@@ -194,12 +204,16 @@ class Write:
     def _begin(self, sync: bool) -> None:
         for make in self._early:
             self._add(make)
-        for core in self._plan:
+        around = scopes.transactions(self._values)
+        for core, plan in self._plan.items():
             core.require(sync)
             if self._terms.stale and "claims" not in core.capabilities:
                 raise ConfigurationError(
                     f"{self._name}: stale= needs a backend with the capability 'claims', which {core.label} lacks"
                 )
+            for each in around:
+                each.require(core)
+                each.touch(core, plan)
 
     def _guarded(self, core: Core, answer: Any) -> None:
         """What became of the guard in one cache."""

@@ -74,6 +74,19 @@ def test_one_failure_opens(subject: Breaker) -> None:
         assert refused.value.keys is None
 
 
+def test_urgent(subject: Breaker) -> None:
+    """What is urgent goes out as long as failing costs no time; one time-out, and it waits for a probe as well."""
+    subject.failed("refused", at_once=True)
+    for _ in range(3):
+        subject.admit(urgent=True)
+        assert not admits(subject)
+    subject.failed("timed out")
+    with pytest.raises(CacheUnavailable):
+        subject.admit(urgent=True)
+    subject.failed("refused", at_once=True)
+    subject.admit(urgent=True)
+
+
 def test_the_last_reason_is_told(subject: Breaker) -> None:
     """What a refused caller is told is what happened last."""
     subject.failed("first")

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 from many_tools import BatchWire, Table
+from memcached_tools import say
 from servers import RedisServer
 from wire import Fault, lost
 
 from cacheside import MISSING, AsyncCachedMany, Cache, CachedMany, CacheUnavailable, ConfigurationError, cached_many
 from cacheside.backends.base import Guarded
+from cacheside.backends.memcached import MemcachedBackend
 from cacheside.backends.memory import MemoryBackend
 from cacheside.testing import disabled
 
@@ -283,3 +285,32 @@ def test_one_node_of_a_cluster_is_down(redis_cluster: Any, namespace: str) -> No
         finally:
             down.thaw()
             redis_cluster.heal()
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("state", ["dead", "frozen"])
+def test_one_node_of_a_ring_is_down(new_memcached: Any, namespace: str, state: str) -> None:
+    """The same of memcached, and soon without delay: a server that has failed for a while is not asked any more."""
+    down, alive = new_memcached(), new_memcached()
+    table, numbers = Table(), range(60)
+    wanted = {number: number * 10 for number in numbers}
+    backend = MemcachedBackend([down.address, alive.address], timeout=0.5)
+    with contextlib.closing(Cache(backend, namespace=namespace)) as cache:
+        read = cache.cached_many("{number}")(table.read)
+        assert read(numbers) == wanted
+        lost = [number for number in numbers if say(down, b"mg %b:%d\r\n" % (namespace.encode(), number)) == b"HD\r\n"]
+        assert 0 < len(lost) < len(numbers)
+        down.freeze() if state == "frozen" else down.kill()
+        try:
+            for count in range(1, 11):
+                begin = time.monotonic()
+                assert read(numbers) == wanted
+                took = time.monotonic() - begin
+                assert took < 10
+                assert table.calls[1:] == [lost] * count
+            assert took < 0.5  # its time-out
+        finally:
+            if state == "frozen":
+                down.thaw()
+        info = read.cache_info()
+        assert (info.hits, info.bypassed) == (10 * (len(numbers) - len(lost)), 10 * len(lost))

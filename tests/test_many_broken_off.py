@@ -43,6 +43,33 @@ def test_leases_are_given_back_together() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(
+    ("verb", "before"), [("replace_many", {"version": "old"}), ("claim_many", {"ttl": 0.02, "stale_if_error": 60})]
+)
+def test_cancelled_while_leases_are_won(verb: str, before: dict[str, Any]) -> None:
+    """What a batch wins on rows that it found, as its caller goes, is given back in one command."""
+    wire, table = BatchWire(), Table()
+    cache = Cache(wire)
+
+    async def main() -> None:
+        load = _awaitable(table.read)
+        await cache.cached_many(key="row:{number}", **before)(load)([1, 2])
+        await asyncio.sleep(0.03)
+        read = cache.cached_many(key="row:{number}", stale_if_error=60)(load)
+        task = asyncio.create_task(read([1, 2]))
+        async with asyncio.timeout(15):
+            while verb not in wire.asked:
+                await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert wire.asked.count("release_many") == 1
+        assert await read([1, 2]) == {1: 10, 2: 20}
+        assert (table.calls, read.cache_info().bypassed) == ([[1, 2], [1, 2]], 0)
+
+    asyncio.run(main())
+
+
 def test_cancelled_while_the_server_hangs() -> None:
     """A cancelled batch does not wait for each row: one moment for all of them, when the server does not answer."""
     wire = BatchWire()

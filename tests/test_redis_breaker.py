@@ -148,7 +148,7 @@ def test_queue_before_a_frozen_server(
     table.read("row")
     failures: list[object] = []
     failed = Breaker.failed
-    monkeypatch.setattr(Breaker, "failed", lambda self, reason: failures.append(reason) or failed(self, reason))
+    monkeypatch.setattr(Breaker, "failed", lambda self, why, **how: failures.append(why) or failed(self, why, **how))
     server.freeze()
     calls = [colour.call(table._read, str(number)) for number in range(60)]
     assert [call.result(20) for call in calls] == [0] * 60

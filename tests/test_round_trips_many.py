@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
-from colours import Colour
+from colours import Colour, until
 from many_tools import Table
 from redis_tools import MakeCache
 from test_round_trips import RedisMeter
@@ -69,6 +71,42 @@ def test_thousand_rows(colour: Colour, cache: Cache, exchanges: list[int], count
     del exchanges[:]
     assert colour.run(many, numbers) == rows
     assert (table.calls[1:], len(exchanges)) == ([[5, 7]], 2)
+
+
+def test_rows_that_are_of_no_use(colour: Colour, cache: Cache, exchanges: list[int]) -> None:
+    """A thousand rows whose tag was turned cost three round trips, and one for the tag: they are replaced together."""
+    table = Table()
+
+    def read(numbers: Any) -> Any:
+        return table.read(numbers)
+
+    many = colour.decorate(cache.cached_many("{number}", tags=("all",)), read)
+    for numbers in ([-1], [-1], NUMBERS):
+        colour.run(many, numbers)
+        colour.run(partial(cache.invalidate if colour.name == "sync" else cache.ainvalidate, tags=["all"]))
+    del exchanges[:]
+    assert colour.run(many, NUMBERS) == ROWS
+    assert (len(table.calls), len(exchanges)) == (4, 4)
+
+
+def test_refresh_of_a_thousand_rows(colour: Colour, cache: Cache, exchanges: list[int]) -> None:
+    """Old rows cost the caller one round trip; in the background they are claimed by one, and filled by another."""
+    table = Table()
+
+    def read(numbers: Any) -> Any:
+        return table.read(numbers)
+
+    many = colour.decorate(cache.cached_many("{number}", ttl=0.2, stale_while_revalidate=600), read)
+    for numbers in ([-1], NUMBERS, [-1]):
+        colour.run(many, numbers)
+        time.sleep(0.3)
+    until(lambda: len(table.calls) == 3 and colour.run(many, [-1]) and many.cache_info().refreshes == 1)
+    time.sleep(0.3)
+    del exchanges[:], table.calls[:]
+    assert colour.run(many, NUMBERS) == ROWS
+    until(lambda: len(exchanges) == 3)
+    assert table.calls == [list(NUMBERS)]
+    assert many.cache_info().failed_refreshes == 0
 
 
 def test_absent_rows(colour: Colour, cache: Cache, exchanges: list[int]) -> None:

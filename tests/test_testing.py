@@ -10,6 +10,7 @@ import threading
 
 import broken_backends
 import broken_claims
+import broken_scopes
 import pytest
 from servers import MemcachedServer
 
@@ -20,6 +21,7 @@ from cacheside.testing import BackendConformance, FakeClock, Subject, disabled
 from cacheside.testing.batches import BatchPromises
 from cacheside.testing.claims import ClaimPromises
 from cacheside.testing.guards import GuardPromises
+from cacheside.testing.scopes import ScopePromises
 from cacheside.testing.strict import StrictPromises
 from cacheside.testing.updates import UpdatePromises
 
@@ -200,7 +202,7 @@ def test_disabled_ends_with_an_error() -> None:
 # --- the conformance suite ---
 
 
-MUTANTS = [*broken_backends.MUTANTS, *broken_claims.MUTANTS]
+MUTANTS = [*broken_backends.MUTANTS, *broken_claims.MUTANTS, *broken_scopes.MUTANTS]
 PROMISES = sorted(name for name in dir(BackendConformance) if name.startswith("test_"))
 
 
@@ -220,10 +222,10 @@ def test_suite_has_teeth(mutant: type[MemoryBackend], name: str, colour: str) ->
 
 
 def test_every_promise_about_writes_has_teeth() -> None:
-    """No test of guards, strict writes and updates, claims, batches and tags is there that no broken backend fails."""
+    """No test of guards, writes, transactions, claims, batches and tags is there that no broken backend fails."""
     ours = {
         name
-        for part in (GuardPromises, UpdatePromises, ClaimPromises, BatchPromises, StrictPromises)
+        for part in (GuardPromises, UpdatePromises, ClaimPromises, BatchPromises, StrictPromises, ScopePromises)
         for name in vars(part)
         if name.startswith("test_")
     }

@@ -147,14 +147,22 @@ class MemoryBackend(Keeping):
             return answer
 
     def attach(
-        self, entry: Entry, table: Table, raw: Hashable, types: tuple[type, ...], value: Any, until: float = inf
+        self,
+        entry: Entry,
+        table: Table,
+        raw: Hashable,
+        types: tuple[type, ...],
+        value: Any,
+        until: float = inf,
+        may: Callable[[], bool] = lambda: True,
     ) -> None:
         """Let a function find `entry`, of a `Hit` that it got, by a row until then; if the entry is there still.
 
-        Race: the entry is invalidated after the lookup. Then it is dead here, under the lock, and gets no row.
+        Races: the entry is invalidated after the lookup. Then it is dead here, under the lock, and gets no row. Its
+        rows are taken away by `detach`: what is the reason, `may` sees here, under the lock.
         """
         with self._lock:
-            if entry.deadline > self.clock() and not entry.stale:
+            if entry.deadline > self.clock() and not entry.stale and may():
                 self._tables.add(table)
                 entry.attach(Row(entry, value, table, raw, types, until))
 

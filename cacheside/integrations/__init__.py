@@ -1,1 +1,1 @@
-"""Cacheside with others' frameworks."""
+"""What ties the cache to the transactions of other libraries. Nothing here is imported by `import cacheside`."""

@@ -23,6 +23,7 @@ from .many_races import ManyRacePromises
 from .marks import MarkPromises
 from .protocol import ProtocolPromises
 from .reads import ReadPromises
+from .scopes import ScopePromises
 from .strict import StrictPromises
 from .tags import TagPromises
 from .updates import UpdatePromises
@@ -94,6 +95,7 @@ class BackendConformance(
     ReadPromises,
     WritePromises,
     StrictPromises,
+    ScopePromises,
     ManyPromises,
     ManyRacePromises,
     VerbPromises,

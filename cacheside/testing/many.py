@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .bench import LONG, SHORT, Bench, Promises, promise_of
+from .bench import LONG, SHORT, Bench, Promises, promise_of, until
 from .rows import Rows, drop
+from .windowed import settled
 
 
 class ManyPromises(Promises):
@@ -242,6 +243,28 @@ class ManyPromises(Promises):
         bench.call(read.invalidate, 1, [2])
         assert bench.call(read, 1, [1, 2]) == store.expected([1, 2])
         assert store.calls[5:] == [[2]]
+
+    @promise_of("batches")
+    def test_early_refresh_of_rows(self, bench: Bench) -> None:
+        """With a great `early_refresh` rows are refreshed within their ttl, all by one call, and served meanwhile."""
+        if "claims" in bench.capabilities:
+            store, gate = Rows(1, 2), bench.gate()
+            first, early, late = [
+                bench.cache().cached_many(key="row:{row}", ttl=LONG, **options)(bench.function(store.read, held))
+                for options, held in (({"early_refresh": 1}, None), ({"early_refresh": 1e15}, gate), ({}, None))
+            ]
+            old = bench.call(first, [1, 2])
+            store.rows = dict.fromkeys((1, 2), "new")
+            assert [bench.call(each, [1, 2]) for each in (late, early)] == [old] * 2
+            gate.wait_for_load()
+            assert [bench.call(each, [2, 1]) for each in (early, late)] == [old] * 2
+            gate.open()
+            until(lambda: bench.call(late, [1, 2]) == store.rows, "they are refreshed")
+            settled(early)
+            assert store.calls == [[1, 2]] * 2
+            info = early.cache_info()
+            assert (info.hits, info.misses, info.stale, info.refreshes) == (4, 0, 0, 2)
+            assert late.cache_info().refreshes == 0
 
     @promise_of("batches")
     def test_rows_under_a_guard(self, bench: Bench) -> None:

@@ -142,10 +142,10 @@ class Node:
         """One exchange with the server."""
         known, again = self._known, command.again
         if known.breaker.open:
-            known.breaker.admit()
+            known.breaker.admit(command.urgent)
         while True:
             pool = self._pool
-            connection, fresh = await self._take(pool, command.before)
+            connection, fresh = await self._take(pool, command.before, command.urgent)
             if connection is None:
                 return cast(T, command.otherwise)
             sent = self._clock()
@@ -177,24 +177,24 @@ class Node:
         """Close all connections, for their loop runs no more."""
         close_all(self._pool.forget())
 
-    async def _take(self, pool: _Pool, before: int | None) -> tuple[Connection | None, bool]:
+    async def _take(self, pool: _Pool, before: int | None, urgent: bool) -> tuple[Connection | None, bool]:
         """A connection, and whether it is new; None if no connection may carry the command."""
         granted = pool.take(before)
         if isinstance(granted, Waiter):
-            granted = await self._wait(pool, granted)
+            granted = await self._wait(pool, granted, urgent)
         if granted is GONE:
             return None, False
         if granted is OPEN:
             return await self._open(pool), True
         return granted, False
 
-    async def _wait(self, pool: _Pool, waiter: Waiter[Connection, asyncio.Event]) -> Connection | Verdict:
+    async def _wait(self, pool: _Pool, waiter: Waiter[Connection, asyncio.Event], urgent: bool) -> Connection | Verdict:
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PATIENCE):
                     await waiter.event.wait()
             if self._known.breaker.open:  # it failed meanwhile: all who queue for it need not find out one by one
-                self._known.breaker.admit()
+                self._known.breaker.admit(urgent)
             if waiter.granted is not None:
                 return waiter.granted
             raise CacheUnavailable(

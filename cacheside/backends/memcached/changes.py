@@ -44,6 +44,7 @@ class Change(ABC):
     batch = BATCH
     asks_value = False
     again = True  # sent twice, the second is refused, for the first changed the CAS
+    urgent = True  # what is not dropped may be old
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -125,6 +126,7 @@ class Guarding(Change):
     """
 
     again = False
+    urgent = False
 
     def __init__(self, key: str, token: str, hold: float) -> None:
         super().__init__(key)
@@ -220,7 +222,7 @@ def _plan(changes: Sequence[Change], items: Sequence[Item | None]) -> list[tuple
 
 def _look(changes: Sequence[Change]) -> wire.Command[tuple[list[Item | None], int]]:
     data = b"".join([change.look() for change in changes])
-    return wire.Command(data, _looked, replies=len(changes), again=True)
+    return wire.Command(data, _looked, replies=len(changes), again=True, urgent=changes[0].urgent)
 
 
 def _looked(replies: Sequence[Reply], sent: int, name: str) -> tuple[list[Item | None], int]:
@@ -256,7 +258,8 @@ def _act(acting: Sequence[tuple[Change, bytes]], sent: int) -> wire.Command[None
     # The rule of connections holds for the CAS of each: the stamp is that of the look. Where no connection is left
     # nothing is sent, nothing is settled, and the next round looks again.
     data = b"".join([data for _, data in acting])
-    return wire.Command(data, decide, replies=len(acting), before=sent, again=changes[0].again)
+    again, urgent = changes[0].again, changes[0].urgent
+    return wire.Command(data, decide, replies=len(acting), before=sent, again=again, urgent=urgent)
 
 
 class Failures:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 
@@ -66,7 +67,7 @@ class Known:
 
     def unreachable(self, error: OSError) -> CacheUnavailable:
         """No connection could be opened: the error to raise."""
-        self.breaker.failed(error)
+        self.breaker.failed(error, at_once=_at_once(error))
         return CacheUnavailable(f"cannot connect to the memcached {self.name}: {str(error) or 'timed out'}")
 
     def ended(self, error: BaseException, *, pooled: bool, again: bool) -> bool:
@@ -93,5 +94,10 @@ class Known:
                 return True
         # That an old connection is closed says nothing of the server, if no new one was tried; unless this was a probe.
         if not closed or self.breaker.open:
-            self.breaker.failed(error)
+            self.breaker.failed(error, at_once=_at_once(error))
         raise CacheUnavailable(f"the memcached {self.name} failed: {error}") from error
+
+
+def _at_once(error: OSError) -> bool:
+    """Whether it took no time to fail. A time-out took some, and so may a name that cannot be looked up."""
+    return not isinstance(error, (TimeoutError, socket.gaierror))

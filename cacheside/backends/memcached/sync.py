@@ -134,7 +134,7 @@ class Node:
         """One exchange with the server."""
         known, again = self._known, command.again
         if known.breaker.open:
-            known.breaker.admit()
+            known.breaker.admit(command.urgent)
         while True:
             pool = self._pool
             with self._lock:
@@ -143,7 +143,7 @@ class Node:
             if type(granted) is _Connection:
                 connection, fresh = granted, False
             else:
-                connection, fresh = self._obtain(pool, granted)
+                connection, fresh = self._obtain(pool, granted, command.urgent)
             if connection is None:
                 return cast(T, command.otherwise)
             sent = self._clock()
@@ -180,22 +180,22 @@ class Node:
             connection.close()
 
     def _obtain(
-        self, pool: _Pool, granted: _Connection | Verdict | Waiter[_Connection, threading.Event]
+        self, pool: _Pool, granted: _Connection | Verdict | Waiter[_Connection, threading.Event], urgent: bool
     ) -> tuple[_Connection | None, bool]:
         """A connection, and whether it is new; None if no connection may carry the command."""
         if isinstance(granted, Waiter):
-            granted = self._wait(pool, granted)
+            granted = self._wait(pool, granted, urgent)
         if granted is GONE:
             return None, False
         if granted is OPEN:
             return self._open(pool), True
         return granted, False
 
-    def _wait(self, pool: _Pool, waiter: Waiter[_Connection, threading.Event]) -> _Connection | Verdict:
+    def _wait(self, pool: _Pool, waiter: Waiter[_Connection, threading.Event], urgent: bool) -> _Connection | Verdict:
         try:
             waited = waiter.event.wait(PATIENCE)
             if self._known.breaker.open:  # it failed meanwhile: all who queue for it need not find out one by one
-                self._known.breaker.admit()
+                self._known.breaker.admit(urgent)
             if waited and waiter.granted is not None:
                 return waiter.granted
             raise CacheUnavailable(

@@ -74,7 +74,7 @@ class Command(NamedTuple, Generic[T]):
     `decide(replies, sent, name)` makes the result of them, of the stamp taken before sending, and of the server's name
     for messages. With `before`, only a connection whose stamp is lower may carry the command; where there is none,
     `otherwise` is the result. `again`: it may be sent once more when a pooled connection turns out to be closed.
-    `looks_up`: the key whose lookup it is; then `hit` knows the usual reply.
+    `looks_up`: the key whose lookup it is; then `hit` knows the usual reply. `urgent`: see `Breaker.admit`.
     """
 
     data: bytes
@@ -84,6 +84,7 @@ class Command(NamedTuple, Generic[T]):
     otherwise: T | None = None
     again: bool = False
     looks_up: bytes = b""
+    urgent: bool = False
 
 
 class Pause(NamedTuple):
@@ -130,7 +131,7 @@ def lookup(key: bytes, lease: int) -> Command[Answer | Held]:
     """See `Backend.lookup`; `Held` for `Busy`. The lease in whole seconds."""
     # N comes first: the server goes through the flags in turn, and N is where a new lease gets its expiry.
     data = b"mg %b N%d v c f t\r\n" % (key, lease)
-    return new(Command, (data, partial(_looked_up, key), 1, None, None, True, key))
+    return new(Command, (data, partial(_looked_up, key), 1, None, None, True, key, False))
 
 
 def hit(key: bytes, data: bytes, sent: int) -> Hit | None:

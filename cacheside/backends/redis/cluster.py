@@ -84,11 +84,11 @@ class ClusterRoute(Route):
 
     def mark_stale(self, keys: Sequence[str], grace: float) -> Steps:
         """See `Claiming.mark_stale`; as `invalidate`."""
-        yield from self._all(keys, str, lambda some: self.protocol.mark_stale(some, grace))
+        yield from self._all(keys, str, lambda some: self.protocol.mark_stale(some, grace), urgent=True)
 
     def invalidate(self, keys: Sequence[str]) -> Steps:
         """See `Backend.invalidate`: one command for each slot, those for one server sent together."""
-        yield from self._all(keys, str, self.protocol.invalidate)
+        yield from self._all(keys, str, self.protocol.invalidate, urgent=True)
 
     def guard(self, keys: Sequence[str], token: str, hold: float) -> Steps:
         """See `Backend.guard`; as `invalidate`."""
@@ -97,7 +97,7 @@ class ClusterRoute(Route):
 
     def unguard(self, marks: Sequence[tuple[str, str]]) -> Steps:
         """See `Backend.unguard`; as `invalidate`."""
-        done = yield from self._all(marks, lambda mark: mark[0], self.protocol.unguard)
+        done = yield from self._all(marks, lambda mark: mark[0], self.protocol.unguard, urgent=True)
         return sum(done)
 
     def clear(self, prefix: str | None) -> Steps:
@@ -128,9 +128,16 @@ class ClusterRoute(Route):
                 return
 
     def _all(
-        self, items: Iterable[Any], key: Callable[[Any], str], make: Callable[[Sequence[Any]], Operation]
+        self,
+        items: Iterable[Any],
+        key: Callable[[Any], str],
+        make: Callable[[Sequence[Any]], Operation],
+        urgent: bool = False,
     ) -> Steps:
         """Carry out an operation on items of many keys; returns the results. Every server is tried.
+
+        Args:
+            urgent: see `Breaker.admit`.
 
         Raises:
             CacheUnavailable: with the keys that failed.
@@ -138,7 +145,9 @@ class ClusterRoute(Route):
         slots: dict[int, list[Any]] = {}
         for item in items:
             slots.setdefault(slot_of(key(item)), []).append(item)
-        done = yield from self._carry_out([Errand(some, make(some), slot, make) for slot, some in slots.items()])
+        done = yield from self._carry_out(
+            [Errand(some, make(some), slot, make, urgent) for slot, some in slots.items()]
+        )
         failed = [errand for errand in done if errand.error is not None]
         if failed:
             raise CacheUnavailable(
@@ -173,7 +182,7 @@ class ClusterRoute(Route):
         if make is not None and isinstance(reply, TryAgainError) and len(errand.items) > 1:
             # Its keys are on both sides of a slot that is moving. Each key alone is on one.
             errand.operation.close()
-            return [Errand([item], make([item]), errand.slot, make) for item in errand.items]
+            return [Errand([item], make([item]), errand.slot, make, errand.urgent) for item in errand.items]
         return (yield from super()._digest(errand, address, reply))
 
     def _place(self, errand: Errand) -> Address:

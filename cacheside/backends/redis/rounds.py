@@ -6,11 +6,13 @@ Pure: no I/O, so both colours share it.
 
 from __future__ import annotations
 
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from redis.exceptions import MaxConnectionsError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ...breaker import Breaker
 from ...errors import CacheUnavailable
@@ -60,6 +62,16 @@ def unanswered(reply: object) -> bool:
     return isinstance(reply, (RedisError, OSError)) and not isinstance(reply, (ResponseError, MaxConnectionsError))
 
 
+def failed_at_once(reply: BaseException) -> bool:
+    """Whether a command without an answer took no time: nobody listens there, or the connection was closed.
+
+    A time-out took some, and so may a name that cannot be looked up.
+    """
+    return not isinstance(reply, (RedisTimeoutError, TimeoutError)) and not isinstance(
+        reply.__context__, socket.gaierror
+    )
+
+
 class Errand:
     """An operation on keys of one place, under way.
 
@@ -68,6 +80,7 @@ class Errand:
         operation: not begun.
         slot: of all items, on a cluster.
         make: the operation on some of `items`, where there may be several.
+        urgent: see `Breaker.admit`.
     """
 
     def __init__(
@@ -76,11 +89,13 @@ class Errand:
         operation: Operation,
         slot: int = 0,
         make: Callable[[Sequence[Any]], Operation] | None = None,
+        urgent: bool = False,
     ) -> None:
         self.items = items
         self.operation = operation
         self.slot = slot
         self.make = make
+        self.urgent = urgent
         self.command: Command | None = None
         self.target: Address | None = None
         """Where the command was redirected to; None: where it belongs."""
@@ -173,7 +188,7 @@ class Rounds(ABC):
     def _send(self, address: Address, errands: Sequence[Errand]) -> Steps:
         """Send the command of each errand to one server; returns the reply for each, or what came instead."""
         try:
-            probe = self._admitted(address)
+            probe = self._admitted(address, any(errand.urgent for errand in errands))
         except CacheUnavailable as error:
             return [error] * len(errands)
         commands: list[Command] = []
@@ -215,7 +230,7 @@ class Rounds(ABC):
         errand.target, errand.asking, errand.hops = None, False, 0
         return [errand]
 
-    def _admitted(self, address: Address) -> bool:
+    def _admitted(self, address: Address, urgent: bool) -> bool:
         """Whether a command to that server would be a probe; asked before its token is made.
 
         Raises:
@@ -224,7 +239,7 @@ class Rounds(ABC):
         breaker = self.breaker(address)
         if not breaker.open:
             return False
-        breaker.admit()
+        breaker.admit(urgent)
         return True
 
     def _advance(self, address: Address, operation: Operation, reply: Any) -> Command:
@@ -241,12 +256,12 @@ class Rounds(ABC):
             return operation.send(reply)
         except CacheUnavailable:
             if unanswered(reply):
-                self.breaker(address).failed(reply)
+                self.breaker(address).failed(reply, at_once=failed_at_once(reply))
             raise
 
-    def _on(self, address: Address, operation: Operation, begun: Begun | None = None) -> Steps:
+    def _on(self, address: Address, operation: Operation, begun: Begun | None = None, urgent: bool = False) -> Steps:
         """Carry out an operation on one server."""
-        probe = begun is None and self._admitted(address)
+        probe = begun is None and self._admitted(address, urgent)
         reply, sent = None, begun is not None
         try:
             if begun is not None:

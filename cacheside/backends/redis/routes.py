@@ -122,9 +122,9 @@ class OneServer(Route):
 
     HERE: Address = ("", 0)
 
-    def run(self, operation: Operation, begun: Begun | None = None) -> Steps:
-        """Carry out an operation; of one that has begun, the rest."""
-        return self._on(self.HERE, operation, begun)
+    def run(self, operation: Operation, begun: Begun | None = None, urgent: bool = False) -> Steps:
+        """Carry out an operation; of one that has begun, the rest. `urgent`: see `Breaker.admit`."""
+        return self._on(self.HERE, operation, begun, urgent)
 
     def of_key(self, key: str, operation: Operation, begun: Begun | None = None) -> Steps:
         """An operation on one key; of one that has begun, the rest."""
@@ -139,11 +139,11 @@ class OneServer(Route):
 
     def mark_stale(self, keys: Sequence[str], grace: float) -> Steps:
         """See `Claiming.mark_stale`."""
-        return self.run(self.protocol.mark_stale(keys, grace))
+        return self.run(self.protocol.mark_stale(keys, grace), urgent=True)
 
     def invalidate(self, keys: Sequence[str]) -> Steps:
         """See `Backend.invalidate`."""
-        return self.run(self.protocol.invalidate(keys))
+        return self.run(self.protocol.invalidate(keys), urgent=True)
 
     def guard(self, keys: Sequence[str], token: str, hold: float) -> Steps:
         """See `Backend.guard`."""
@@ -151,7 +151,7 @@ class OneServer(Route):
 
     def unguard(self, marks: Sequence[tuple[str, str]]) -> Steps:
         """See `Backend.unguard`."""
-        return self.run(self.protocol.unguard(marks))
+        return self.run(self.protocol.unguard(marks), urgent=True)
 
     def clear(self, prefix: str | None) -> Steps:
         """See `Backend.clear`."""

@@ -80,9 +80,9 @@ class SentinelRoute(OneServer):
         """See `Route.home`: the master, unless it is time to ask for it."""
         return self._master if self._clock() - self._asked < CONFIRM_EVERY else None
 
-    def run(self, operation: Operation, begun: Begun | None = None) -> Steps:
-        """Carry out an operation on the master; of one that has begun, the rest."""
-        errand = Errand((), operation)
+    def run(self, operation: Operation, begun: Begun | None = None, urgent: bool = False) -> Steps:
+        """Carry out an operation on the master; of one that has begun, the rest. `urgent`: see `Breaker.admit`."""
+        errand = Errand((), operation, urgent=urgent)
         yield from self._carry_out([errand], begun)
         if errand.error is not None:
             raise errand.error

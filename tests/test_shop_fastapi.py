@@ -1,0 +1,154 @@
+"""The example shop on FastAPI, served by uvicorn with two workers, and driven over HTTP by clients that read and write.
+
+`CACHESIDE_LONG=1` drives it for a minute each time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import asyncpg
+import pytest
+from apps.drive import Http, Report, drive
+from long import scaled
+from servers import HOST, PostgresServer, RedisServer, free_port
+
+pytestmark = [pytest.mark.proof, pytest.mark.alone]
+
+SECONDS = scaled(8.0, 60.0)
+START_SECONDS = 30.0
+
+
+class Shop:
+    """The application with two workers, on a database of its own.
+
+    Args:
+        settings: more of its environment.
+    """
+
+    def __init__(self, postgres: PostgresServer, redis_url: str, folder: Path, **settings: str) -> None:
+        self.database = f"shop_{uuid.uuid4().hex}"
+        self.admin = postgres.url
+        self.own = f"{postgres.url.rpartition('/')[0]}/{self.database}"
+        self.port = free_port()
+        self.url = f"http://{HOST}:{self.port}"
+        self._log = folder / "log"
+        paths = [str(Path(__file__).parent / "apps"), *(entry for entry in sys.path if entry)]
+        self._environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(paths),
+            "SHOP_DATABASE": self.own.replace("postgresql:", "postgresql+asyncpg:"),
+            "SHOP_CACHE": redis_url,
+            **settings,
+        }
+
+    def __enter__(self) -> Self:
+        self.ask(f"CREATE DATABASE {self.database}", self.admin)
+        assert self._python("-m", "shop_fastapi").wait(START_SECONDS) == 0, self.log()
+        self.process = self._python(
+            "-m", "uvicorn", "shop_fastapi.app:app", "--host", HOST, "--port", str(self.port), "--workers", "2",
+            "--log-level", "warning",
+        )  # fmt: skip
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _wait_until_ready(self) -> None:
+        end = time.monotonic() + START_SECONDS
+        while True:
+            with contextlib.suppress(OSError):
+                self.get("/stats")
+                return
+            assert self.process.poll() is None, self.log()
+            assert time.monotonic() < end, self.log()
+            time.sleep(0.05)
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(START_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.ask(f"DROP DATABASE {self.database} WITH (FORCE)", self.admin)
+
+    def _python(self, *command: str) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, *command], env=self._environment, stdout=log, stderr=subprocess.STDOUT
+            )
+
+    def log(self) -> str:
+        """What it has said so far."""
+        return self._log.read_text(errors="replace")
+
+    def ask(self, statement: str, url: str | None = None) -> Any:
+        """One value out of the database, past the application."""
+
+        async def run() -> Any:
+            connection = await asyncpg.connect(url or self.own)
+            try:
+                return await connection.fetchval(statement)
+            finally:
+                await connection.close()
+
+        return asyncio.run(run())
+
+    def get(self, path: str) -> Any:
+        """The answer to one GET, on a connection of its own, so that any worker may get it."""
+        return self.send("GET", path)
+
+    def send(self, method: str, path: str, body: Any = None, expected: int = 200) -> Any:
+        """The answer to one request."""
+        http = Http(self.url)
+        try:
+            return http(method, path, body, expected)
+        finally:
+            http.close()
+
+
+@pytest.fixture
+def open_shop(postgres_server: PostgresServer, tmp_path: Path) -> Iterator[Callable[..., Shop]]:
+    """Open a shop for this test: `open_shop(redis, **settings)`."""
+    with contextlib.ExitStack() as stack:
+
+        def start(redis: RedisServer, **settings: str) -> Shop:
+            url = f"{redis.url}?namespace=t{uuid.uuid4().hex}"
+            return stack.enter_context(Shop(postgres_server, url, tmp_path, **settings))
+
+        yield start
+
+
+def check(report: Report) -> None:
+    """Nothing stale, no error, and the cache was of use."""
+    print(report)
+    assert report.errors == []
+    assert report.stale == []
+    assert report.torn == []
+    assert report.workers == 2
+    assert report.reads > 50 * report.seconds
+    assert report.writes > 5 * report.seconds
+    assert report.rolled_back > 0
+
+
+@pytest.mark.timeout(300)
+def test_no_response_is_stale(open_shop: Callable[..., Shop], redis_server: RedisServer) -> None:
+    """Sixteen clients: no response is older than what was acknowledged before its request; most reads are hits."""
+    shop = open_shop(redis_server)
+    report = drive(shop.url, SECONDS)
+    check(report)
+    assert report.refused == 0
+    assert report.hit_rate > 0.3
+    assert "Traceback" not in shop.log()
