@@ -97,6 +97,21 @@ def test_row(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     assert site.recorded() == []
 
 
+def test_transaction_inside_a_write(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keys of a write that commits by itself are in the row, though it is not over at its commit."""
+    from cacheside.integrations.django.blocks import Block
+
+    @site.cache.invalidates(site.rows.get)
+    def rename(row: int, name: str) -> None:
+        with transaction.atomic(site.alias):
+            site.rows.write(row, name)
+
+    at_delivery: list[Any] = []
+    monkeypatch.setattr(Block, "deliver", lambda *_: at_delivery.extend(elsewhere(site.recorded)))
+    rename(1, "new")
+    assert at_delivery == [[site.rows.get.key(1)]]
+
+
 def test_reads_leave_no_row(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A transaction that only reads needs no table, whatever is invalidated in it."""
     monkeypatch.setattr(site.outbox, "insert_with", lambda mark: "nonsense")

@@ -8,6 +8,5 @@ configuration.py  what stands in the settings
 ties.py           notices when transactions begin and end
 blocks.py         what one transaction holds
 records.py        its row in the outbox, if there is one
-checks.py         what `manage.py check` warns of
 migrations/       the table of the outbox
 """

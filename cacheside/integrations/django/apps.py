@@ -6,11 +6,9 @@ from typing import Any
 
 from django.apps import AppConfig
 from django.conf import settings
-from django.core import checks
 from django.core.signals import setting_changed
 
 from . import configuration, ties
-from .checks import isolation
 
 
 class CachesideConfig(AppConfig):  # type: ignore[misc]  # Django has no types: to mypy its classes are Any
@@ -28,7 +26,6 @@ class CachesideConfig(AppConfig):  # type: ignore[misc]  # Django has no types: 
         """
         configuration.apply(getattr(settings, "CACHESIDE", None))
         setting_changed.connect(_changed, dispatch_uid="cacheside")  # `override_settings` of tests
-        checks.register(isolation)
         ties.install()
 
 

@@ -45,7 +45,7 @@ class Records:
         self._row = None
         self.remove(in_transaction=True)
         outbox = self._outbox = _outbox
-        if outbox is None or not block.touched:  # if nothing was written there is nothing to be lost
+        if outbox is None:
             return
         keys = block.keys(outbox.core)
         row = outbox.row(keys)

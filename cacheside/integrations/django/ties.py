@@ -36,6 +36,7 @@ class Tie:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self._block: Block | None = None
+        self._old = reads_old(connection)
         self._records = Records(connection)
         self._commit: Callable[[], None] = connection.commit
         self._rollback: Callable[[], None] = connection.rollback
@@ -56,17 +57,20 @@ class Tie:
         if connection.connection is None or connection.closed_in_transaction or connection.autocommit:
             return None
         if self._block is None:
-            self._block = Block(connection)
+            self._block = Block(connection, self._old)
+            scopes.enter(self._block)
         return self._block
 
     def set_autocommit(self, autocommit: bool, *args: Any, **options: Any) -> None:
         """Off: a block begins, Django's or one by hand. On: it has ended, and databases commit what was open."""
+        if not autocommit:
+            self._old = reads_old(self._connection)
         self._set_autocommit(autocommit, *args, **options)
         if autocommit:
             self._end(real=True)
             self._records.remove()
-        elif (block := self.block()) is not None:
-            scopes.enter(block)
+        else:
+            self.block()
 
     def commit(self) -> None:
         """Commit, and deliver; also if it failed, which does not prove that nothing was committed."""
@@ -76,14 +80,17 @@ class Tie:
             self._commit()
             return
         connection.validate_thread_sharing()
-        self._records.write(block)
+        if block.dirty:
+            block.hold_around()
+            self._records.write(block)
         try:
             self._commit()
         except BaseException:
             self._end(real=True, certain=False)
             raise
         self._end(real=True)
-        self._records.delivered()
+        if block.dirty:
+            self._records.delivered()
 
     def rollback(self) -> None:
         """Roll back, and forget."""
@@ -114,11 +121,13 @@ class Tie:
         word = "" if found is None else found[1].upper()
         block = self.block()
         if word in _READS:
+            if block is not None and word == "SET" and "ISOLATION" in sql.upper():
+                block.old = True
             return execute(sql, params, many, context)
         if block is None:
             scopes.committed()
             return execute(sql, params, many, context)
-        block.touched = True
+        block.dirty = True
         answer = execute(sql, params, many, context)
         if word in _WRITES:
             block.wrote = True
@@ -127,8 +136,16 @@ class Tie:
     def _end(self, real: bool, certain: bool = True) -> None:
         block, self._block = self._block, None
         if block is not None:
-            scopes.leave(block)
             block.end(real, certain)
+
+
+def reads_old(connection: Any) -> bool:
+    """Whether transactions on it read from a snapshot, and not what is committed at each statement."""
+    if connection.vendor == "sqlite":
+        raw = connection.connection
+        return raw is not None and bool(raw.execute("PRAGMA journal_mode").fetchone()[0] == "wal")
+    level = getattr(connection, "isolation_level", "read committed")  # a text on MySQL, an enum on PostgreSQL
+    return getattr(level, "name", level) not in ("read committed", "READ_COMMITTED", "READ_UNCOMMITTED")
 
 
 def tie(connection: Any) -> None:
