@@ -291,6 +291,40 @@ def test_old_snapshot(tied: bool, cache: Cache, monkeypatch: pytest.MonkeyPatch,
     assert elsewhere(rows.get, 1) == ("new" if tied else "old 1")
 
 
+def test_log_turned_on(tied: bool, cache: Cache) -> None:
+    """The same if the snapshots of SQLite begin with a statement of the application's."""
+    execute("sqlite", "PRAGMA journal_mode=DELETE")
+    forget_connections()
+    rows = Rows("sqlite", cache)
+    with transaction.atomic("sqlite"):
+        rows.get(2)
+    assert rows.filled(2)  # whoever reads keeps writers from their commits
+    execute("sqlite", "PRAGMA journal_mode=WAL")
+    with transaction.atomic("sqlite"):
+        execute("sqlite", "SELECT * FROM site_rows")
+        elsewhere(rows.rename, 1, "new")
+        assert rows.get(1) == "old 1"
+    assert elsewhere(rows.get, 1) == ("new" if tied else "old 1")
+
+
+def test_async_only_cache_around(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit inside a write leaves a cache that only async code can tell to the end of the write."""
+    told: list[Any] = []
+
+    @rows.cache.invalidates(rows.get)
+    def rename(row: int, name: str) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(rows.cache._core, "backend", None)
+            with transaction.atomic(rows.alias):
+                rows.write(row, name)
+        told.append(rows.cache.stats().undelivered)
+
+    elsewhere(rows.get, 1)
+    rename(1, "new")
+    assert told == [0]
+    assert elsewhere(rows.get, 1) == "new"
+
+
 def test_read_committed(rows: Rows) -> None:
     """By default PostgreSQL and MariaDB read what is committed, and calls inside a transaction fill the cache."""
     with transaction.atomic(rows.alias):

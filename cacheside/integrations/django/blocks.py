@@ -105,7 +105,8 @@ class Block:
         for scope in scopes.around():
             if isinstance(scope, Write):
                 for core, changes in scope.early():
-                    self.hold(core, changes)
+                    if core.backend is not None:  # else only async code can tell it, as the end of the write will
+                        self.hold(core, changes)
 
     def keys(self, core: Core) -> list[str]:
         """The keys of one cache that are held now, as its backend knows them."""

@@ -36,7 +36,7 @@ class Tie:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self._block: Block | None = None
-        self._old = reads_old(connection)
+        self._old = False
         self._records = Records(connection)
         self._commit: Callable[[], None] = connection.commit
         self._rollback: Callable[[], None] = connection.rollback
@@ -51,6 +51,10 @@ class Tie:
         # The first, as `connection.execute_wrapper` takes away the last, and may have been entered already.
         connection.execute_wrappers.insert(0, self.execute)
 
+    def connected(self) -> None:
+        """It has been connected, or connected anew."""
+        self._old = _reads_old(self._connection)
+
     def block(self) -> Block | None:
         """The transaction that is open on the connection, if there is one."""
         connection = self._connection
@@ -63,8 +67,6 @@ class Tie:
 
     def set_autocommit(self, autocommit: bool, *args: Any, **options: Any) -> None:
         """Off: a block begins, Django's or one by hand. On: it has ended, and databases commit what was open."""
-        if not autocommit:
-            self._old = reads_old(self._connection)
         self._set_autocommit(autocommit, *args, **options)
         if autocommit:
             self._end(real=True)
@@ -121,8 +123,10 @@ class Tie:
         word = "" if found is None else found[1].upper()
         block = self.block()
         if word in _READS:
-            if block is not None and word == "SET" and "ISOLATION" in sql.upper():
-                block.old = True
+            if word in ("SET", "PRAGMA") and _makes_old(sql.upper()):
+                self._old = True
+                if block is not None:
+                    block.old = True
             return execute(sql, params, many, context)
         if block is None:
             scopes.committed()
@@ -139,19 +143,24 @@ class Tie:
             block.end(real, certain)
 
 
-def reads_old(connection: Any) -> bool:
+def _reads_old(connection: Any) -> bool:
     """Whether transactions on it read from a snapshot, and not what is committed at each statement."""
     if connection.vendor == "sqlite":
-        raw = connection.connection
-        return raw is not None and bool(raw.execute("PRAGMA journal_mode").fetchone()[0] == "wal")
+        return bool(connection.connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal")
     level = getattr(connection, "isolation_level", "read committed")  # a text on MySQL, an enum on PostgreSQL
     return getattr(level, "name", level) not in ("read committed", "READ_COMMITTED", "READ_UNCOMMITTED")
 
 
+def _makes_old(sql: str) -> bool:
+    """Whether a statement, in capitals, makes transactions read from a snapshot."""
+    return ("ISOLATION" in sql and "READ COMMITTED" not in sql) or ("JOURNAL_MODE" in sql and "WAL" in sql)
+
+
 def tie(connection: Any) -> None:
-    """Tie a connection; once."""
+    """Tie a connection that is connected. Several times do no harm."""
     if _TIE not in vars(connection):
         setattr(connection, _TIE, Tie(connection))
+    vars(connection)[_TIE].connected()
 
 
 def install() -> None:
@@ -161,7 +170,8 @@ def install() -> None:
         scopes.watchers.append(changes)
     connection_created.connect(_created, dispatch_uid="cacheside")
     for connection in connections.all(initialized_only=True):
-        tie(connection)
+        if connection.connection is not None:
+            tie(connection)
 
 
 def find(values: Mapping[str, Any]) -> list[Block]:
