@@ -6,6 +6,7 @@ Each hole is shown with connections that are not tied, where it must show, and w
 from __future__ import annotations
 
 import contextlib
+import contextvars
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -197,18 +198,20 @@ def test_transaction_inside_a_write(cache: Cache) -> None:
     """A write that commits by itself is told when it is over, though another connection's transaction is open."""
     open_one, other = Rows("mariadb", cache), Rows("postgresql", cache)
 
-    @cache.invalidates(other.get)
-    def rename(row: int, name: str) -> None:
+    @cache.invalidates(other.get, lambda row, name, result: result)
+    def rename(row: int, name: str) -> str:
         with transaction.atomic(other.alias):
             other.write(row, name)
+            other.write(2, f"{name} too")
+        return other.get.key(2)  # which nobody knows at the commit
 
-    elsewhere(other.get, 1)
+    elsewhere(other.get, 1), elsewhere(other.get, 2)
     with contextlib.suppress(Failed), transaction.atomic("mariadb"):
         open_one.rename(1, "never")
         rename(1, "new")
-        assert elsewhere(other.get, 1) == "new"
+        assert [elsewhere(other.get, 1), elsewhere(other.get, 2)] == ["new", "new too"]
         raise Failed
-    assert elsewhere(other.get, 1) == "new"
+    assert [elsewhere(other.get, 1), elsewhere(other.get, 2)] == ["new", "new too"]
 
 
 def test_strict(rows: Rows) -> None:
@@ -414,8 +417,59 @@ def test_autocommit_turned_off(rows: Rows) -> None:
     assert elsewhere(rows.get, 1) == "first"
     transaction.commit(rows.alias)
     assert elsewhere(rows.get, 1) == "second"
+    rows.rename(1, "third")
+    transaction.savepoint_rollback(transaction.savepoint(rows.alias), rows.alias)  # Django knows of none by hand
+    transaction.commit(rows.alias)
+    assert elsewhere(rows.get, 1) == "third"
     transaction.set_autocommit(True, rows.alias)
-    assert rows.cache.stats().invalidations == 2
+    assert rows.cache.stats().invalidations == 3
+
+
+def test_autocommit_turned_on(cache: Cache) -> None:
+    """Where that commits what was open, it is told."""
+    rows = Rows("mariadb", cache)
+    elsewhere(rows.get, 1)
+    transaction.set_autocommit(False, rows.alias)
+    rows.rename(1, "new")
+    transaction.set_autocommit(True, rows.alias)
+    assert elsewhere(rows.get, 1) == "new"
+
+
+def test_late_invalidation(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a thread of the transaction invalidates while its end is being told is told at once."""
+    elsewhere(rows.get, 2)
+    backend: Any = rows.cache._core.backend
+    invalidate = backend.invalidate
+
+    def invalidating(keys: Any) -> None:
+        monkeypatch.undo()
+        elsewhere(contextvars.copy_context().run, rows.get.invalidate, 2)
+        invalidate(keys)
+
+    with transaction.atomic(rows.alias):
+        rows.rename(1, "new")
+        monkeypatch.setattr(backend, "invalidate", invalidating)
+    assert not rows.filled(2)
+
+
+def test_wrapper_around_the_first_statement(rows: Rows) -> None:
+    """An `execute_wrapper` that is entered before the connection is made takes away itself, and not the tie."""
+    seen: list[str] = []
+
+    def note(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        seen.append(sql)
+        return execute(sql, params, many, context)
+
+    forget_connections()
+    with connections[rows.alias].execute_wrapper(note):
+        execute(rows.alias, "SELECT 1")
+    before = len(seen)
+    elsewhere(rows.get, 1)
+    with transaction.atomic(rows.alias):
+        rows.rename(1, "new")
+        assert elsewhere(rows.get, 1) == "old 1"
+        assert rows.cache.stats().invalidations == 0  # it is known that the transaction writes
+    assert len(seen) == before
 
 
 def test_explicit_transaction(rows: Rows) -> None:

@@ -13,6 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.db import DatabaseError, connections, transaction
 from django.test import override_settings
+from django.test.utils import CaptureQueriesContext
 from django_site import ALIASES, Rows, elsewhere, execute, forget_connections
 from servers import MariaDBServer, MemcachedServer, PostgresServer
 
@@ -95,6 +96,15 @@ def test_row(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
         rows.rename(1, "never")
         raise Failed
     assert site.recorded() == []
+
+
+def test_nothing_to_record(site: Site) -> None:
+    """A transaction that invalidates nothing has no statement for the outbox, whatever the last one had."""
+    with transaction.atomic(site.alias):
+        site.rows.rename(1, "new")
+    with CaptureQueriesContext(connections[site.alias]) as captured, transaction.atomic(site.alias):
+        site.rows.write(1, "newer")
+    assert [query["sql"] for query in captured.captured_queries if "outbox" in query["sql"]] == []
 
 
 def test_transaction_inside_a_write(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
