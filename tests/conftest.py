@@ -138,6 +138,17 @@ def mariadb_server() -> Iterator[MariaDBServer]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def django_site(
+    tmp_path_factory: pytest.TempPathFactory, mariadb_server: MariaDBServer, postgres_server: PostgresServer
+) -> Iterator[None]:
+    """Django, set up with a database of each kind; `django_site.py` has what works on them."""
+    import django_site  # not before it is used, as the rest of Django
+
+    with django_site.set_up(tmp_path_factory.mktemp("django"), mariadb_server, postgres_server):
+        yield
+
+
 @pytest.fixture
 def new_redis() -> Iterator[Callable[..., RedisServer]]:
     """Start a Redis for this test alone: `new_redis(*args, tls=False)`."""

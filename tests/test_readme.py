@@ -88,6 +88,10 @@ def run(
             memcached: MemcachedServer = request.getfixturevalue("new_memcached")()
             text = text.replace(MEMCACHED, memcached.url)
         blocks = FENCE.findall(text)
+        if "settings.configure(" in text:  # of Django, which can be set up once in a process
+            code = "".join(code for language, code in blocks if language == "python")
+            subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, check=True)
+            return
         for (language, code), (then, output) in zip(blocks, [*blocks[1:], ("", "")], strict=True):
             if language == "python":
                 # dont_inherit: this file's `from __future__ import annotations` is none of theirs

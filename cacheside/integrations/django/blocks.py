@@ -1,0 +1,171 @@
+"""The invalidations that were made inside one transaction of a connection."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from ... import drivers, forks, scopes
+from ...core import Core
+from ...errors import ConfigurationError
+from ...health import logger
+from ...scopes import Change, Changes, Delivery, Holding, deliveries
+from ...writes import Write
+
+
+class Held:
+    """One invalidation that waits for the commit."""
+
+    def __init__(self, block: Block, core: Core, changes: Changes) -> None:
+        self._block = block
+        self.core: Core = core
+        self.changes: Changes = changes
+        self.registered: bool = False
+        """Whether Django has it for `on_commit`."""
+
+    def deliver(self) -> None:
+        """Called by Django: after the commit, when it has been delivered already; or in a test that never commits."""
+        self._block.deliver([self])
+
+
+class Block:
+    """A transaction of a connection, from its beginning to its end, as a scope (`scopes.Holding`).
+
+    Threads may share it: async code inside it runs in others. Its end is told by the thread of the connection.
+
+    Args:
+        connection: Django's.
+        old: what is read in it is from a snapshot: others may have written it since, and invalidated.
+    """
+
+    parents: Sequence[Holding] = ()
+    """None: what a ``cache.transaction()`` block around it holds, it holds as well, and each has its own end."""
+
+    def __init__(self, connection: Any, old: bool) -> None:
+        self._connection = connection
+        self.old: bool = old
+        self.wrote: bool = False
+        """Whether something has been written in it, by a statement that says so."""
+        self.dirty: bool = False
+        """Whether something may have been, by a statement that is not plainly a read."""
+        self._changing: dict[Core, set[str]] = {}  # as they were added to `core.held`; kept when it is over
+        self.after_fork()
+        forks.register(self)
+        self.open: bool = True
+        """See `Scope`: until all has been delivered."""
+        self._taking = True  # until its end
+
+    def after_fork(self) -> None:
+        """A child has no part in the transaction of its parent."""
+        self._lock = threading.Lock()
+        self._held: dict[Held, None] = {}
+        self.open = self._taking = False
+
+    def changes(self, core: Core, key: str) -> bool:
+        """See `Scope.changes`. Any key, if anything that is read in it may be what no cache should have."""
+        return self.old or self.dirty or key in self._changing.get(core, ())
+
+    def writing(self) -> bool:
+        """See `Holding.writing`."""
+        return self.wrote
+
+    def require(self, core: Core) -> None:
+        """See `Holding.require`."""
+        if core.backend is None:
+            raise ConfigurationError(
+                f"{core.label} has only an async client, by which the end of a transaction of Django's cannot deliver"
+            )
+
+    def touch(self, core: Core, keys: Collection[str]) -> None:
+        """See `Holding.touch`."""
+        with self._lock:
+            if self._taking:
+                noted = self._changing.setdefault(core, set())
+                new = [key for key in keys if key not in noted]
+                noted.update(new)
+                core.hold(new)
+
+    def hold(self, core: Core, changes: Changes) -> bool:
+        """See `Holding.hold`."""
+        self.touch(core, changes)
+        held = Held(self, core, changes)
+        with self._lock:
+            if not self._taking:
+                return False
+            if self._connection.in_atomic_block:  # else autocommit was turned off by hand, and Django takes none
+                self._connection.on_commit(held.deliver, robust=True)
+                held.registered = True
+            self._held[held] = None
+            core.book.held += len(changes)
+        return True
+
+    def hold_around(self) -> None:
+        """It is about to be committed: hold what decorated writes around the commit have to tell at their own end."""
+        for scope in scopes.around():
+            if isinstance(scope, Write):
+                for core, changes in scope.early():
+                    if core.backend is not None:  # else only async code can tell it, as the end of the write will
+                        self.hold(core, changes)
+
+    def keys(self, core: Core) -> list[str]:
+        """The keys of one cache that are held now, as its backend knows them."""
+        return list({key: None for each in list(self._held) if each.core is core for key in each.changes})
+
+    def sweep(self) -> None:
+        """There was a rollback to a savepoint: forget what Django has forgotten."""
+        left = {id(getattr(hook, "__self__", None)) for _, hook, _ in self._connection.run_on_commit}
+        self._forget([each for each in list(self._held) if each.registered and id(each) not in left])
+
+    def end(self, real: bool, certain: bool) -> None:
+        """The transaction is over.
+
+        Args:
+            real: it was committed, as far as is known; else rolled back.
+            certain: False: the commit failed, which does not prove that it was not done.
+        """
+        with self._lock:
+            self._taking = False
+        try:
+            if real:
+                scopes.committed()
+                self.deliver(list(self._held), certain)
+            else:
+                self._forget(list(self._held))
+        finally:
+            self.open = False
+            scopes.leave(self)
+            for core, keys in self._changing.items():
+                core.unhold(keys)
+
+    def deliver(self, some: Iterable[Held], certain: bool = True) -> None:
+        """Tell the caches what is held of `some`, in one go. It raises nothing: the write is done."""
+        together: dict[Core, dict[str, Change]] = {}
+        for held in self._take(some):
+            mine = together.setdefault(held.core, {})
+            for key, change in held.changes.items():
+                if not certain:
+                    change = Change(change.marks, change.stale)  # not the value of an update
+                mine[key] = mine[key].then(change) if key in mine else change
+        _tell([each for core, changes in together.items() for each in deliveries(core, changes)])
+
+    def _forget(self, some: Iterable[Held]) -> None:
+        """What was written has been rolled back: only marks of strict writers are taken back."""
+        now: list[Delivery] = []
+        for held in self._take(some):
+            held.core.book.rolled_back += len(held.changes)
+            marks = {key: Change(change.marks) for key, change in held.changes.items() if change.marks}
+            now += deliveries(held.core, marks)
+        _tell(now)
+
+    def _take(self, some: Iterable[Held]) -> list[Held]:
+        with self._lock:
+            taken = [each for each in some if each in self._held]
+            for each in taken:
+                del self._held[each]
+        return taken
+
+
+def _tell(now: Iterable[Delivery]) -> None:
+    for failure in drivers.deliver(now):
+        logger().error("an invalidation could not be delivered at the end of a transaction: %s", failure)

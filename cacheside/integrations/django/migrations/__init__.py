@@ -1,0 +1,1 @@
+"""The table of the outbox, if the settings ask for one."""
