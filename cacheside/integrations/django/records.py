@@ -65,7 +65,8 @@ class Records:
         done, self._done = self._done, []
         if done and self._outbox is not None:
             try:
-                self._execute(self._outbox.delete_with("%s", len(done)), done)
+                for row in done:
+                    self._execute(self._outbox.delete_with("%s"), (row,))
             except Exception as error:  # whatever the driver says; the write is done, and the relay will do the rest
                 if in_transaction:
                     raise
