@@ -242,6 +242,7 @@ class Reader:
                 outcome, kept = Raised(error), None
             # Another task of this very context may have begun to change the key meanwhile.
             unshared = flight.old or core.held.meanwhile(core, (visit.key, *visit.tags), around)
+            self.counters.bypassed += flight.old
             flights.seal(flight)
             proven = yield from self._store(visit, token, None if unshared else kept)
             flights.end(flight, NOTHING if unshared or is_one_shot(outcome) else outcome, proven)

@@ -173,10 +173,10 @@ def test_read_inside_the_transaction(shop: SqlShop) -> None:
     ],
     ids=str,
 )
-def test_old_snapshot(shop: SqlShop) -> None:
+def test_old_snapshot(shop: SqlShop, caplog: pytest.LogCaptureFixture) -> None:
     """What a transaction loads from a snapshot older than a write is not left in the cache; else it is.
 
-    MariaDB and SQLite read from snapshots unless told otherwise.
+    MariaDB and SQLite read from snapshots unless told otherwise. The log says once how to keep what is loaded.
     """
     engine = shop.store.engine
     if engine.dialect.name == "postgresql":
@@ -188,7 +188,10 @@ def test_old_snapshot(shop: SqlShop) -> None:
         if not shop.bound:
             shop.cache.invalidate("user:1")  # so that this hole is all there is
         assert elsewhere(shop.get_by, reader, 1) == "old"
+        assert shop.get_by.cache_info().bypassed == (1 if shop.bound else 0)
+        assert elsewhere(shop.get_by, reader, 2) == "old"
     assert shop.seen() == ("new" if shop.bound else "old")
+    assert caplog.text.count("READ COMMITTED") == (1 if shop.bound else 0)
 
 
 # How transactions end.

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, Engine, event
 
 from ...flight import Flight, loading
+from ...health import logger
 
 
 class Watched(Protocol):
@@ -43,6 +44,7 @@ _WRITES = re.compile(
 
 _watched: weakref.WeakKeyDictionary[Connection, Watched] = weakref.WeakKeyDictionary()
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+_told: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 def watch(connection: Connection, transaction: Watched) -> None:
@@ -77,6 +79,17 @@ def _execute(connection: Connection, cursor: Any, statement: str, *rest: object)
         for flight in inside:
             if flight not in transaction.first:
                 flight.old = True
+                _tell(connection.engine)
+
+
+def _tell(engine: Engine) -> None:
+    if engine not in _told:
+        _told.add(engine)
+        logger().warning(
+            "%s: cached functions load from transactions that read from a snapshot: what they load after the first "
+            'statement is not kept. With create_engine(..., isolation_level="READ COMMITTED") it is',
+            engine.url.render_as_string(),
+        )
 
 
 def _in_transaction(connection: Connection) -> bool:
