@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from sql_shop import SqlShop, User, elsewhere, open_store
-from sqlalchemy import create_engine, select, text
+from sqlalchemy import create_engine, select, text, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -407,6 +407,32 @@ def test_transaction_begun_elsewhere(bound: SqlShop) -> None:
         assert bound.seen() == "new"
 
 
+def test_write_without_a_statement(small: SqlShop) -> None:
+    """A write that only changes a row of a transaction begun elsewhere is inside it from then on: reads fill nothing."""
+    rename: Any = small.cache.invalidates("user:{user.id}")(lambda user, name: setattr(user, "name", name))
+    with small.sessions() as session:
+        rename(elsewhere(session.get_one, User, 1), "new")
+        assert small.get_by(session, 1) == "new"
+        session.rollback()
+    assert small.seen() == "old"
+
+
+@pytest.mark.parametrize("by", ["statement", "flush"])
+def test_context_that_uses_the_session(small: SqlShop, by: str) -> None:
+    """Who executes or flushes by a session whose transaction began elsewhere is inside it, without any decorator."""
+    with small.sessions() as session:
+        user = elsewhere(session.get_one, User, 1)
+        if by == "statement":
+            session.execute(update(User).values(name="new"))
+        else:
+            user.name = "new"
+            session.flush()
+        small.cache.invalidate("user:1")
+        assert small.cache.stats().invalidations == 0
+        session.commit()
+    assert small.cache.stats().invalidations == 1
+
+
 class Users:
     """A service."""
 
@@ -512,6 +538,17 @@ def test_updates(bound: SqlShop) -> None:
             getattr(session, ending)()
             assert bound.seen() == after
             assert bound.loads - loads == (0 if ending == "commit" else 1)
+
+
+def test_updates_of_one_of_two_sessions(small: SqlShop) -> None:
+    """The value of an update goes in at the commit of its own session, though another one has begun around it."""
+    rename = small.cache.updates(small.get)(small.rename.__wrapped__)
+    with small.sessions() as other:
+        other.execute(select(User))
+        with small.sessions.begin() as session:
+            rename(session, 1, "new")
+        assert small.cache.stats().updates == 1
+        assert small.seen() == "new"
 
 
 def test_updates_that_commit_inside(bound: SqlShop) -> None:
