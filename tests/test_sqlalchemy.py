@@ -408,7 +408,7 @@ def test_transaction_begun_elsewhere(bound: SqlShop) -> None:
 
 
 def test_write_without_a_statement(small: SqlShop) -> None:
-    """A write that only changes a row of a transaction begun elsewhere is inside it from then on: reads fill nothing."""
+    """A write that only changes a row, of a transaction begun elsewhere, makes this context one inside of it."""
     rename: Any = small.cache.invalidates("user:{user.id}")(lambda user, name: setattr(user, "name", name))
     with small.sessions() as session:
         rename(elsewhere(session.get_one, User, 1), "new")
