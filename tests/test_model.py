@@ -28,6 +28,7 @@ def place(request: pytest.FixtureRequest) -> Place:
 
 @pytest.mark.timeout(scaled(120, 7200))
 def test_no_read_is_older_than_a_completed_write(place: Place) -> None:
-    """Whatever up to 3 readers and 3 writers, and the world around them, do in whatever order."""
+    """Nor of what was never committed: whatever up to 3 readers and 3 writers, and their transactions, do in whatever
+    order, and whatever the world around them does."""
     with by_hand():
         run(place, scaled(100, 6_000), scaled(50, 80), chance=LONG)

@@ -5,6 +5,8 @@ And it finds none in the very same search with the code as it is.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from long import scaled
 from model.calls import by_hand
@@ -17,6 +19,9 @@ from model.on_memory import Memory
 from model.place import Place
 from model.places import opened
 from model.world import Violation
+
+from cacheside.scopes import Held
+from cacheside.transactions import Transaction
 
 
 def _cases() -> list[object]:
@@ -62,3 +67,26 @@ def test_the_state_machine_finds_it_too(mutation: Mutation) -> None:
         mutation.breaks[MEMORY](patch)
         with pytest.raises(Violation):
             run(Memory(), 2_000, 50, shrink=False)
+
+
+def _not_held(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Transaction, "hold", lambda self, core, changes: False)
+
+
+def _inside_as_outside(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Held, "here", lambda self, core, keys: False)
+    patch.setattr(Held, "meanwhile", lambda self, core, keys, before: False)
+
+
+def _updates_in_spite_of_rollback(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Transaction, "rollback", lambda self: None)
+
+
+@pytest.mark.timeout(scaled(120, 3600))
+@pytest.mark.parametrize("breaks", [_not_held, _inside_as_outside, _updates_in_spite_of_rollback])
+def test_the_state_machine_looks_at_transactions(breaks: Callable[[pytest.MonkeyPatch], None]) -> None:
+    """It finds what is invalidated before the commit, and what was never committed, in a few hundred runs."""
+    with by_hand(), pytest.MonkeyPatch.context() as patch:
+        breaks(patch)
+        with pytest.raises(Violation):
+            run(Memory(), 3_000, 50, shrink=False)

@@ -43,12 +43,12 @@ def failures(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """The commands that were sent and failed so far. No probe is sent during the test: each is a call of its own."""
     monkeypatch.setattr(breaker, "FIRST", 3600.0)
     monkeypatch.setattr(breaker, "LONGEST", 3600.0)
-    failed: Callable[[Breaker, object], None] = Breaker.failed
+    failed: Callable[..., None] = Breaker.failed
     reasons: list[object] = []
 
-    def noted(self: Breaker, reason: object) -> None:
+    def noted(self: Breaker, reason: object, at_once: bool = False) -> None:
         reasons.append(reason)
-        failed(self, reason)
+        failed(self, reason, at_once)
 
     monkeypatch.setattr(Breaker, "failed", noted)
     return reasons
@@ -74,14 +74,18 @@ class Rows:
 def test_one_call_waits(
     server: AnyServer, outage: str, colour: Colour, make_cache: MakeCache, failures: list[object]
 ) -> None:
-    """Of a thousand calls one after the other the first one waits for the server, and no other sends a byte."""
+    """Of a thousand calls one after the other the first one waits for the server, and no other does.
+
+    Nor does one send a byte; but where nobody listens, which is found out at once, writes try each time.
+    """
     rows = Rows(colour, make_cache(server.url))
     assert colour.run(rows.read, 0) == "old"
     getattr(server, outage)()
     assert [colour.run(rows.read, number % 10) for number in range(500)] == ["old"] * 500
+    assert len(failures) == 1
     for number in range(500):
         colour.run(rows.write, number % 10, "new")
-    assert len(failures) == 1
+    assert len(failures) == (501 if outage == "kill" else 1)
     assert rows.cache.stats().pending == 10
     end(server, outage)
 

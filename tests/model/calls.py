@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import types
 from collections.abc import Callable, Generator, Iterator
 from enum import Enum
@@ -39,7 +40,15 @@ if TYPE_CHECKING:
 
 
 class Commit(NamedTuple):
-    """The step of a write in which the user's function runs."""
+    """The step of a write in which the user's function runs, and commits; or of a transaction in which it does."""
+
+
+class Stage(NamedTuple):
+    """The step of a write in a transaction in which the user's function runs."""
+
+
+class Rollback(NamedTuple):
+    """The step of a transaction in which it is rolled back."""
 
 
 class Move(Enum):
@@ -51,6 +60,8 @@ class Move(Enum):
     LOAD = "load begins"
     RETURN = "load ends"
     COMMIT = "commits"
+    STAGE = "writes"
+    ROLLBACK = "rolls back"
     WAKE = "wakes"
     POLL = "looks again"
     OVER = "is over"
@@ -125,6 +136,7 @@ class Call:
         self.world = world
         self.process = process
         self.name = name
+        self.context = contextvars.Context()
         self.move = Move.BEGIN
         self.step: Any = None
         self.crashed = False
@@ -157,6 +169,8 @@ class Call:
         """Whether it can go on now. One that waits cannot; nor can a poll, where nothing has changed since the last."""
         if self.move is Move.WAKE:
             return self.step.flight.done or clock() >= self._until
+        if self.move in (Move.COMMIT, Move.STAGE):  # another transaction has locked the row
+            return self.world.owner in (None, self) and self.live
         if self.move is Move.POLL:
             return self._seen != self.world.changes or clock() >= self._until
         return self.live
@@ -179,7 +193,7 @@ class Call:
             self.heard(step, answer)
             self._resume(answer)
         elif move is Move.LOAD:
-            self._loaded = self.world.version
+            self._loaded = self.finds()
             self.move = Move.RETURN
         elif move is Move.RETURN:
             outcome: Any = {0: self._loaded} if isinstance(step, LoadMany) else self._loaded
@@ -190,6 +204,9 @@ class Call:
                 self._go_on(self._routine.throw, WriteFailed())
             else:
                 self._resume(None)
+        elif move in (Move.STAGE, Move.ROLLBACK):
+            self.staged() if move is Move.STAGE else self.rolled_back()
+            self._resume(None)
         elif move is Move.WAKE:
             self._resume(step.flight.done)
         elif move is Move.POLL:
@@ -204,8 +221,18 @@ class Call:
     def carried_out(self) -> None:
         """The cache has carried out its command."""
 
+    def finds(self) -> int:
+        """What its loads find in the store."""
+        return self.world.version
+
     def committed(self) -> None:
-        """The store is written now."""
+        """The store is written now, for all."""
+
+    def staged(self) -> None:
+        """The store is written now, for its own transaction."""
+
+    def rolled_back(self) -> None:
+        """What it has written is gone."""
 
     def dispose(self) -> None:
         """Throw away a call that is not over, as if it had never been: nothing is sent."""
@@ -215,7 +242,7 @@ class Call:
                 self._routine.close()
                 return
             while True:
-                self._routine.throw(_Killed())
+                self.context.run(self._routine.throw, _Killed())
 
     def cancel(self) -> None:
         """Its task is cancelled. It may have something to say on the way out."""
@@ -228,10 +255,10 @@ class Call:
         self.undelivered = self.process.core.book.undelivered
         self._answer = _UNHEARD
         try:
-            step = how(what)
+            step = self.context.run(how, what)
             while isinstance(step, Spawn):
                 self.world.spawn(self, step.steps)
-                step = self._routine.send(True)
+                step = self.context.run(self._routine.send, True)
             self.step = step
         except StopIteration as end:
             self.move = Move.OVER
@@ -250,8 +277,8 @@ class Call:
             self._next(None)
         elif isinstance(step, (Load, LoadMany)):
             self.move = Move.LOAD
-        elif isinstance(step, Commit):
-            self.move = Move.COMMIT
+        elif isinstance(step, (Commit, Stage, Rollback)):
+            self.move = Move[type(step).__name__.upper()]
         elif isinstance(step, Wait):
             self.move, self._until = Move.WAKE, clock() + step.seconds
         else:

@@ -50,6 +50,10 @@ _CASTS = (
     (("batch", "plain"), ("plain", "strict", "updates", "marker")),
     (("tagged batch", "tagged"), ("plain", "strict", "tag", "strict tag")),
     (("tagged windowed",), ("plain", "strict", "tag", "strict tag", "marker")),
+    (("plain",), ("plain", "plain commit", "strict commit", "updates commit", "updates", "plain rollback")),
+    (("plain", "windowed"), ("plain commit", "plain rollback", "strict rollback", "updates rollback", "updates")),
+    (("tagged", "plain"), ("tag commit", "tag rollback", "strict tag commit", "strict tag rollback", "plain commit")),
+    (("windowed", "rescuing"), ("marker commit", "marker rollback", "updates commit", "plain commit", "strict")),
 )
 """The kinds of readers that share an entry, and of writers. The first is for places that can do no more."""
 
@@ -81,6 +85,7 @@ _LOOKUPS = ("lookup", "lookup_many", "replace", "replace_many", "claim", "claim_
 _ENDS = ("fill", "fill_many", "release", "release_many")
 _WRITES = ("guard", "unguard", "update", "invalidate", "mark_stale")
 _SENT = (*_LOOKUPS, *_ENDS, *_WRITES)
+_STORES = ("commit", "stage", "rollback")
 
 
 class Machine(RuleBasedStateMachine):
@@ -179,10 +184,10 @@ class Machine(RuleBasedStateMachine):
     def guard(self, which: int, further: int) -> None:
         self.go(which, further, "guard")
 
-    @precondition(_can("commit"))
+    @precondition(_can(*_STORES))
     @rule(which=_which, further=_further)
-    def commit(self, which: int, further: int) -> None:
-        self.go(which, further, "commit")
+    def write_or_commit(self, which: int, further: int) -> None:
+        self.go(which, further, *_STORES)
 
     @precondition(_can("invalidate", "mark_stale"))
     @rule(which=_which, further=_further)

@@ -124,6 +124,7 @@ class Refresh(Call):
     def __init__(self, by: Call, steps: Any) -> None:
         self._steps = steps
         super().__init__(by.world, by.process, f"{by.name}'s refresh")
+        self.context = by.context.copy()
 
     def routine(self) -> Any:
         return self._steps

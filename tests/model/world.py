@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from cacheside.engine import Reader
@@ -73,6 +74,9 @@ class World:
     caller crashed after the commit. What counts for a read are the writes to its entry, and, if it has the tag, those
     that turned it; where it answers with a value that was marked stale, as it asked for, not those that only marked.
 
+    Nor does it return what is not committed, unless it is a read of the transaction that has written it. (The store has
+    locks on rows: of two writers one waits for the other's transaction.)
+
     The judge asks more than the issue does: what lies in the cache is asked at once, as if a reader had come along.
     """
 
@@ -80,6 +84,11 @@ class World:
         place.renew()
         self.place = place
         self.version = 0
+        self.owner: Written | None = None
+        """Whose transaction has locked the row."""
+        self.uncommitted: set[int] = set()
+        """Versions that are not, or were never."""
+        self._numbers = itertools.count(1)
         self.completed = Complete()
         self.changes = 0
         self.late: list[Any] = []
@@ -191,6 +200,8 @@ class World:
         """The caller is never heard of again."""
         if call.live:
             call.crashed = True
+            if self.owner is call:
+                self.roll_back()
             if isinstance(call, Written) and call.kept:
                 self.completed.add(call.version, call.target)
 
@@ -203,10 +214,23 @@ class World:
         self.processes[process] = Process(self.place, process)
         self.settle()
 
-    def commit(self) -> int:
-        """The store is written."""
-        self.version += 1
+    def commit(self, staged: int = 0) -> int:
+        """The store is written; with `staged` a transaction is committed that has written that."""
+        self.uncommitted.discard(staged)
+        self.owner = None
+        self.version = staged or next(self._numbers)
         return self.version
+
+    def stage(self, call: Written) -> int:
+        """A transaction writes."""
+        staged = next(self._numbers)
+        self.owner = call
+        self.uncommitted.add(staged)
+        return staged
+
+    def roll_back(self) -> None:
+        """The transaction that has written is rolled back."""
+        self.owner = None
 
     def write_over(self, call: Written, delivered: bool) -> None:
         """A write has returned."""
@@ -238,8 +262,15 @@ class World:
 
     def judge(self, version: Any, floor: int, who: str) -> None:
         """That `version` is none from before a completed write."""
+        if version in self.uncommitted:
+            raise Violation(f"{who} version {version}, which is not committed:{self.story()}")
         if version < floor:
             raise Violation(f"{who} version {version}, but version {floor} was complete before:{self.story()}")
+
+    def judge_own(self, call: Written, version: Any) -> None:
+        """That a transaction has read what it has written."""
+        if version != call.wrote:
+            raise Violation(f"{call.name} wrote version {call.wrote}, and read version {version}:{self.story()}")
 
     def story(self) -> str:
         """What happened, one line for each move."""

@@ -6,6 +6,9 @@ updates     guards it, and puts its value in
 marker      marks it stale: for those who asked for windows it stays
 tag         turns the tag
 strict tag  guards another row, and the tag
+
+Each of them also in a transaction, in which it is read before it commits ("plain commit"), or is rolled back ("plain
+rollback").
 """
 
 from __future__ import annotations
@@ -18,9 +21,10 @@ from cacheside.envelope import Raised
 from cacheside.errors import CacheUnavailable
 from cacheside.steps import Ask, Failed
 from cacheside.targets import Entry, Terms
+from cacheside.transactions import Transaction
 from cacheside.writes import Write
 
-from .calls import Call, Commit, WriteFailed
+from .calls import Call, Commit, Rollback, Stage, WriteFailed
 from .place import ENTRY, TAG
 
 if TYPE_CHECKING:
@@ -32,9 +36,11 @@ class Kind(NamedTuple):
 
     terms: Terms
     target: str = ENTRY
+    ends: str = ""
+    """How its transaction does, if it is in one."""
 
 
-KINDS = {
+_KINDS = {
     "plain": Kind(Terms()),
     "strict": Kind(Terms(strict=True, hold=1e6)),
     "updates": Kind(Terms(update=True, hold=1e6)),
@@ -42,14 +48,20 @@ KINDS = {
     "tag": Kind(Terms(), TAG),
     "strict tag": Kind(Terms(strict=True, hold=1e6), TAG),
 }
+KINDS = _KINDS | {
+    f"{name} {ends}": kind._replace(ends=ends) for name, kind in _KINDS.items() for ends in ("commit", "rollback")
+}
 
 
 class Written(Call):
     """One call of a decorated write function."""
 
     def __init__(self, world: World, process: Process, name: str, kind: str) -> None:
-        self.terms, self.target = KINDS[kind]
+        self.terms, self.target, self.ends = KINDS[kind]
         self.version = 0
+        """What it has committed."""
+        self.wrote = 0
+        """What it has written."""
         self.placed = False
         """Its mark is on its keys, or may be."""
         self.guarded = False
@@ -63,7 +75,7 @@ class Written(Call):
         return self.placed and self.live
 
     def routine(self) -> Any:
-        return _write(self)
+        return _transact(self) if self.ends else _write(self)
 
     def carried_out(self) -> None:
         if isinstance(self.step, Ask) and self.step.verb == "guard" and not self.world.place.looks(self.command):
@@ -74,7 +86,16 @@ class Written(Call):
             self.guarded = True
 
     def committed(self) -> None:
-        self.version = self.world.commit()
+        self.version = self.wrote = self.world.commit(self.wrote)
+
+    def staged(self) -> None:
+        self.wrote = self.world.stage(self)
+
+    def rolled_back(self) -> None:
+        self.world.roll_back()
+
+    def finds(self) -> int:
+        return self.wrote
 
     @property
     def kept(self) -> bool:
@@ -87,6 +108,8 @@ class Written(Call):
                 return  # refused
             if not isinstance(outcome.error, WriteFailed):
                 raise outcome.error
+        if not self.version:
+            return
         delivered = self.undelivered == self.process.core.book.undelivered
         self.world.write_over(self, delivered)
 
@@ -108,6 +131,35 @@ async def _write(call: Written) -> None:
 
 def _no_home() -> Any:
     raise AssertionError("all targets are known")
+
+
+async def _transact(call: Written) -> None:
+    entries = call.entries()
+    async with Transaction() as block:
+        async with Write(_no_home, "write", call.terms, [lambda values: entries]) as write:
+            await _hand_over(Stage())
+            write.returned(call.wrote)
+        found = await _steps(_read(call))
+        if not isinstance(found, Raised):
+            call.world.judge_own(call, found)
+        if call.ends == "commit":
+            await _hand_over(Commit())
+        else:
+            await _hand_over(Rollback())
+            block.rollback()
+
+
+def _read(call: Written) -> Any:
+    keys = call.world.place.keys
+    if call.target == TAG:
+        reader: Any = call.process.reader("tagged")
+        return reader.read(keys.entry, False, None, (keys.tag,))
+    return call.process.reader("plain").read(keys.entry, sync=False)
+
+
+@types.coroutine
+def _steps(steps: Any) -> Generator[Any, Any, Any]:
+    return (yield from steps)
 
 
 @types.coroutine
