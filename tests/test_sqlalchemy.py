@@ -109,6 +109,16 @@ def test_rollback_of_what_was_read(shop: SqlShop) -> None:
     assert shop.stored() == "old"
 
 
+def test_rollback_of_what_nobody_was_told_of(shop: SqlShop) -> None:
+    """The same goes for what it has written past any decorator."""
+    with shop.sessions() as session:
+        session.execute(update(User).where(User.id == 1).values(name="new"))
+        assert shop.get_by(session, 1) == "new"
+        assert shop.get_by.cache_info().bypassed == (1 if shop.bound else 0)
+        session.rollback()
+    assert shop.seen() == ("old" if shop.bound else "new")
+
+
 def test_rollback_of_a_savepoint(shop: SqlShop) -> None:
     """A savepoint that is rolled back drops its own invalidations and no other's; a released one keeps them."""
     for user_id in (1, 2, 3):
