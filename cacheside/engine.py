@@ -241,7 +241,8 @@ class Reader:
             except Exception as error:  # of the user's cache_if= or ttl=, or a warning made an error
                 outcome, kept = Raised(error), None
             # Another task of this very context may have begun to change the key meanwhile.
-            unshared = flight.old or core.held.meanwhile(core, (visit.key, *visit.tags), around)
+            unshared = flight.private or core.held.meanwhile(core, (visit.key, *visit.tags), around)
+            self.counters.bypassed += flight.private
             flights.seal(flight)
             proven = yield from self._store(visit, token, None if unshared else kept)
             flights.end(flight, NOTHING if unshared or is_one_shot(outcome) else outcome, proven)
@@ -314,7 +315,7 @@ class Reader:
         flights, around = self.core.flights, scopes.around()
         try:
             outcome = yield from self._load(flight)
-            unshared = flight.old or self.core.held.meanwhile(self.core, (visit.key, *visit.tags), around)
+            unshared = flight.private or self.core.held.meanwhile(self.core, (visit.key, *visit.tags), around)
             flights.end(flight, NOTHING if unshared or is_one_shot(outcome) else outcome)
         except BaseException:
             flights.end(flight)

@@ -57,7 +57,7 @@ class Flight:
     """One load, its leader and its followers."""
 
     __slots__ = (
-        "_wakers", "began", "done", "key", "loop", "next", "old", "outcome", "proven", "sealed", "thread", "took",
+        "_wakers", "began", "done", "key", "loop", "next", "outcome", "private", "proven", "sealed", "thread", "took",
     )  # fmt: skip
 
     def __init__(self, key: str) -> None:
@@ -67,8 +67,8 @@ class Flight:
         self.began: int | None = None
         self.took: float = 0.0
         """Seconds that the load took; 0: it is not over."""
-        self.old: bool = False
-        """Whether its load read from a snapshot older than its lease: what it loads is for its caller only."""
+        self.private: bool = False
+        """Whether its load read what may be uncommitted, or older than its lease: it is for its caller only."""
         self.sealed: bool = False
         self.done: bool = False
         self.proven: bool = False

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from sql_shop import SqlShop, User, elsewhere, open_store
-from sqlalchemy import create_engine, select, text
+from sqlalchemy import create_engine, select, text, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -109,6 +109,16 @@ def test_rollback_of_what_was_read(shop: SqlShop) -> None:
     assert shop.stored() == "old"
 
 
+def test_rollback_of_what_nobody_was_told_of(shop: SqlShop) -> None:
+    """The same goes for what it has written past any decorator."""
+    with shop.sessions() as session:
+        session.execute(update(User).where(User.id == 1).values(name="new"))
+        assert shop.get_by(session, 1) == "new"
+        assert shop.get_by.cache_info().bypassed == (1 if shop.bound else 0)
+        session.rollback()
+    assert shop.seen() == ("old" if shop.bound else "new")
+
+
 def test_rollback_of_a_savepoint(shop: SqlShop) -> None:
     """A savepoint that is rolled back drops its own invalidations and no other's; a released one keeps them."""
     for user_id in (1, 2, 3):
@@ -173,10 +183,10 @@ def test_read_inside_the_transaction(shop: SqlShop) -> None:
     ],
     ids=str,
 )
-def test_old_snapshot(shop: SqlShop) -> None:
+def test_old_snapshot(shop: SqlShop, caplog: pytest.LogCaptureFixture) -> None:
     """What a transaction loads from a snapshot older than a write is not left in the cache; else it is.
 
-    MariaDB and SQLite read from snapshots unless told otherwise.
+    MariaDB and SQLite read from snapshots unless told otherwise. The log says once how to keep what is loaded.
     """
     engine = shop.store.engine
     if engine.dialect.name == "postgresql":
@@ -188,7 +198,10 @@ def test_old_snapshot(shop: SqlShop) -> None:
         if not shop.bound:
             shop.cache.invalidate("user:1")  # so that this hole is all there is
         assert elsewhere(shop.get_by, reader, 1) == "old"
+        assert shop.get_by.cache_info().bypassed == (1 if shop.bound else 0)
+        assert elsewhere(shop.get_by, reader, 2) == "old"
     assert shop.seen() == ("new" if shop.bound else "old")
+    assert caplog.text.count("READ COMMITTED") == (1 if shop.bound else 0)
 
 
 # How transactions end.
@@ -404,6 +417,36 @@ def test_transaction_begun_elsewhere(bound: SqlShop) -> None:
         assert bound.seen() == "new"
 
 
+def test_write_without_a_statement(small: SqlShop) -> None:
+    """A write that only changes a row, of a transaction begun elsewhere, makes this context one inside of it.
+
+    So what it reads next is what it has written, though others have the old value.
+    """
+    rename: Any = small.cache.invalidates("user:{user.id}")(lambda user, name: setattr(user, "name", name))
+    small.seen()
+    with small.sessions() as session:
+        rename(elsewhere(session.get_one, User, 1), "new")
+        assert small.get_by(session, 1) == "new"
+        session.rollback()
+    assert small.seen() == "old"
+
+
+@pytest.mark.parametrize("by", ["statement", "flush"])
+def test_context_that_uses_the_session(small: SqlShop, by: str) -> None:
+    """Who executes or flushes by a session whose transaction began elsewhere is inside it, without any decorator."""
+    with small.sessions() as session:
+        user = elsewhere(session.get_one, User, 1)
+        if by == "statement":
+            session.execute(update(User).values(name="new"))
+        else:
+            user.name = "new"
+            session.flush()
+        small.cache.invalidate("user:1")
+        assert small.cache.stats().invalidations == 0
+        session.commit()
+    assert small.cache.stats().invalidations == 1
+
+
 class Users:
     """A service."""
 
@@ -509,6 +552,17 @@ def test_updates(bound: SqlShop) -> None:
             getattr(session, ending)()
             assert bound.seen() == after
             assert bound.loads - loads == (0 if ending == "commit" else 1)
+
+
+def test_updates_of_one_of_two_sessions(small: SqlShop) -> None:
+    """The value of an update goes in at the commit of its own session, though another one has begun around it."""
+    rename = small.cache.updates(small.get)(small.rename.__wrapped__)
+    with small.sessions() as other:
+        other.execute(select(User))
+        with small.sessions.begin() as session:
+            rename(session, 1, "new")
+        assert small.cache.stats().updates == 1
+        assert small.seen() == "new"
 
 
 def test_updates_that_commit_inside(bound: SqlShop) -> None:

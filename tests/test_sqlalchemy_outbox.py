@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sql_shop import SqlShop, User, open_store
 from sqlalchemy import MetaData, select, text, update
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session
 
@@ -119,6 +119,22 @@ def test_rolled_back_savepoint(shop: OutboxShop, monkeypatch: pytest.MonkeyPatch
             shop.rename(session, 2, "new")
         session.commit()
     assert seen == [["user:2"]]
+
+
+def test_savepoint_that_fails(shop: OutboxShop) -> None:
+    """After a savepoint whose commit failed nothing is recorded before the commit of the whole."""
+    with shop.sessions() as session:
+        savepoint = session.begin_nested()
+        session.add(User(id=1, name="again"))
+        with pytest.raises(IntegrityError):
+            savepoint.commit()
+        savepoint.rollback()
+        shop.rename(session, 2, "new")
+        session.add(User(id=8, name="new"))
+        session.flush()
+        assert session.scalar(text("SELECT count(*) FROM cacheside_outbox")) == 0
+        session.commit()
+    assert shop.rows() == []
 
 
 def test_savepoint_still_open(shop: OutboxShop, monkeypatch: pytest.MonkeyPatch) -> None:

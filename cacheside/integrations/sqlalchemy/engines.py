@@ -2,9 +2,10 @@
 
 A session cannot tell: statements may be executed on its connection, and a commit that raised may have arrived.
 
-A transaction that is isolated by more than READ COMMITTED reads what was there at its first statement. A load that
-began after that statement may read a row that has been written, and invalidated, since: its lease is younger than its
-snapshot, so it says nothing. What it loads is not filled. (A load that the transaction began with has the older lease.)
+What is loaded in a transaction that has written may never be committed, so it is not filled. Nor is what a transaction
+that is isolated by more than READ COMMITTED loads, if the load began after its first statement: it reads what was there
+then, and the row may have been written, and invalidated, since. Its lease is younger than its snapshot, so it says
+nothing. (A load that the transaction began with has the older lease.)
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, Engine, event
 
 from ...flight import Flight, loading
+from ...health import logger
 
 
 class Watched(Protocol):
@@ -43,6 +45,7 @@ _WRITES = re.compile(
 
 _watched: weakref.WeakKeyDictionary[Connection, Watched] = weakref.WeakKeyDictionary()
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+_told: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 def watch(connection: Connection, transaction: Watched) -> None:
@@ -70,13 +73,27 @@ def _execute(connection: Connection, cursor: Any, statement: str, *rest: object)
         return
     if not transaction.wrote and _WRITES.match(statement):
         transaction.wrote = True
+    inside = loading.get()
+    if transaction.wrote and not transaction.tried:
+        for flight in inside:
+            flight.private = True
     if transaction.snapshot and _in_transaction(connection):
-        inside = loading.get()
         if transaction.first is None:
             transaction.first = inside
         for flight in inside:
             if flight not in transaction.first:
-                flight.old = True
+                flight.private = True
+                _tell(connection.engine)
+
+
+def _tell(engine: Engine) -> None:
+    if engine not in _told:
+        _told.add(engine)
+        logger().warning(
+            "%s: cached functions load from transactions that read from a snapshot: what they load after the first "
+            'statement is not kept. With create_engine(..., isolation_level="READ COMMITTED") it is',
+            engine.url.render_as_string(),
+        )
 
 
 def _in_transaction(connection: Connection) -> bool:
