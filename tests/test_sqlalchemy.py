@@ -497,6 +497,16 @@ def test_transaction_block_around(bound: SqlShop) -> None:
     assert bound.seen() == "new"
 
 
+def test_block_with_a_session_inside(small: SqlShop) -> None:
+    """What a block has held from before a session began in it waits for the end of the block."""
+    with small.cache.transaction():
+        small.cache.invalidate("user:2")
+        with small.sessions.begin() as session:
+            small.rename(session, 1, "new")
+        assert small.cache.stats().invalidations == 1  # that of the session, which is committed
+    assert small.cache.stats().invalidations == 3
+
+
 def test_joined_transaction_without_a_block(bound: SqlShop) -> None:
     """Without such a block it is delivered at the commit of the session, as test suites need it."""
     bound.seen()

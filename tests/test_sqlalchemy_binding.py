@@ -138,6 +138,7 @@ def test_class_and_session(engine: Engine) -> None:
     bind(session, cache)
     with session:
         session.add(User(id=1, name="new"))
+        assert len(ties[session].bindings) == 1
         with session.begin_nested():
             cache.invalidate("user:1")
         assert cache._core.held.counts == {"user:1": 1}

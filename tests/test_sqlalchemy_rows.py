@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sql_shop import memory_engine
 from sqlalchemy import ForeignKey, String, delete, insert, select, text, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, sessionmaker
 
 from cacheside import Cache, ConfigurationError
@@ -185,6 +186,20 @@ def test_rolled_back_savepoint(kennel: Kennel) -> None:
             assert "person:2" in kennel.cache._core.held.counts
             savepoint.rollback()
         assert kennel.cache.stats().rolled_back == 3
+        session.commit()
+    assert kennel.cache.stats().invalidations == 3
+
+
+def test_flush_that_fails(kennel: Kennel) -> None:
+    """Rows that a flush had written before it failed are not invalidated by what comes after it."""
+    with kennel.sessions() as session:
+        savepoint = session.begin_nested()
+        session.get_one(Person, 1).email = "Eve"
+        session.add(Pet(id=1))
+        with pytest.raises(IntegrityError):
+            session.flush()
+        savepoint.rollback()
+        session.get_one(Person, 2).email = "dee"
         session.commit()
     assert kennel.cache.stats().invalidations == 3
 
