@@ -147,7 +147,7 @@ def test_class_and_session(engine: Engine) -> None:
     assert cache.stats().invalidations == 1
 
 
-@pytest.mark.parametrize("target", [None, "session", scoped_session(lambda: 1)], ids=repr)  # type: ignore[arg-type, return-value]  # that is the point
+@pytest.mark.parametrize("target", [None, "session", scoped_session(lambda: 1)], ids=["none", "text", "of no session"])  # type: ignore[arg-type, return-value]  # that is the point
 def test_what_cannot_be_bound(target: Any) -> None:
     """Anything else is refused, and the message says what can be."""
     with pytest.raises(ConfigurationError, match="takes a sessionmaker, async_sessionmaker"):
