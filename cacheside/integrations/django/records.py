@@ -50,7 +50,8 @@ class Records:
         keys = block.keys(outbox.core)
         row = outbox.row(keys)
         if row is not None:
-            self._execute(outbox.insert_with("%s"), row)
+            with self._connection.cursor() as cursor:
+                cursor.execute(outbox.insert_with("%s"), tuple(row))
             self._row = (row.id, keys)
 
     def delivered(self) -> None:
@@ -65,13 +66,9 @@ class Records:
         done, self._done = self._done, []
         if done and self._outbox is not None:
             try:
-                for row in done:
-                    self._execute(self._outbox.delete_with("%s"), (row,))
+                with self._connection.cursor() as cursor:
+                    cursor.executemany(self._outbox.delete_with("%s"), [(row,) for row in done])
             except Exception as error:  # whatever the driver says; the write is done, and the relay will do the rest
                 if in_transaction:
                     raise
                 self._outbox.left_behind(repr(error))
-
-    def _execute(self, statement: str, values: Collection[str]) -> None:
-        with self._connection.cursor() as cursor:
-            cursor.execute(statement, tuple(values))

@@ -10,14 +10,15 @@ from typing import Any
 from django.db import migrations
 
 from cacheside.integrations.django import records
+from cacheside.outbox.table import dialect_called
 
 
 def make(apps: Any, editor: Any) -> None:
     """With the statements that the outbox has for the kind of database."""
     outbox = records.outbox()
     if outbox is not None:
-        vendor = editor.connection.vendor
-        for statement in outbox.statements("mariadb" if vendor == "mysql" else vendor):
+        dialect: Any = dialect_called(editor.connection.vendor)
+        for statement in outbox.statements(dialect):
             editor.execute(statement, params=None)
 
 
