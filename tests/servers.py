@@ -31,6 +31,10 @@ __all__ = [
 ]
 
 
+NO_AIO = "--innodb-use-native-aio=0"
+"""MariaDB: the kernel has little of it for all servers together, and several are started at once."""
+
+
 def talk(address: tuple[str, int] | str, said: bytes, until: bytes = b"\n") -> bytes:
     """Connect to a port or a unix socket, say something, and return what comes back, up to `until`."""
     with socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET) as sock:
@@ -228,7 +232,7 @@ class MariaDBServer(Server):
         """Make the system tables."""
         self.run(
             find_program("mariadb-install-db", "mariadb-server"), "--no-defaults", f"--datadir={self.folder / 'data'}",
-            "--auth-root-authentication-method=normal", "--skip-name-resolve",
+            "--auth-root-authentication-method=normal", "--skip-name-resolve", NO_AIO,
         )  # fmt: skip
 
     def command(self) -> list[str]:
@@ -238,6 +242,7 @@ class MariaDBServer(Server):
             f"--socket={self._socket_path}", f"--pid-file={self.folder / 'pid'}", "--skip-networking=0",
             f"--bind-address={HOST}", f"--port={self.port}", "--skip-name-resolve", "--skip-log-bin",
             "--max-connections=200", "--innodb-buffer-pool-size=32M", "--innodb-flush-log-at-trx-commit=0",
+            NO_AIO,
         ]  # fmt: skip
 
     def answers(self) -> bool:
