@@ -22,7 +22,7 @@ from cacheside.outbox import Outbox
 pytestmark = [pytest.mark.proof, pytest.mark.alone, pytest.mark.timeout(300)]
 
 AT_ONCE = 4
-BUDGET = 60.0  # seconds, unless all 200 kills are asked for
+BUDGET = 25.0  # seconds, unless all 200 kills are asked for
 
 
 class Seen(NamedTuple):
@@ -38,7 +38,11 @@ class Seen(NamedTuple):
 
 
 def crash(place: Place, kills: int) -> Seen:
-    """Kill writers at random, half of them right after a commit, and compare all entries with their rows."""
+    """Kill writers at random, half of them right after a commit, and compare all entries with their rows.
+
+    Args:
+        kills: so many between a commit and the end of its delivery.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["outbox_victim"])
     chance = random.Random(7)
@@ -48,7 +52,7 @@ def crash(place: Place, kills: int) -> Seen:
     with contextlib.closing(Store(place)) as store:
         for number in range(KEYS):
             store.load(number)
-        while killed < kills and (LONG or time.monotonic() - began < BUDGET):
+        while between < kills and (LONG or time.monotonic() - began < BUDGET):
             while len(alive) < AT_ONCE:
                 state = context.RawArray("i", 2)
                 process = context.Process(target=live, args=(place, state), daemon=True)
@@ -91,8 +95,8 @@ def test_killed_writers(
     namespace: str,
     record_property: Any,
 ) -> None:
-    """With an outbox and a relay nothing is stale two seconds after the last of 200 kills, of which many came between a
-    commit and its delivery; without one (the control) something is."""
+    """With an outbox and a relay nothing is stale two seconds after the last of 200 kills between a commit and its
+    delivery, and some at other moments; without one (the control) something is. (In short runs of fewer.)"""
     place = Place(postgres_server.url, redis_server.url, namespace, outbox)
     with contextlib.ExitStack() as stack:
         connection = stack.enter_context(contextlib.closing(psycopg.connect(place.database, autocommit=True)))
@@ -115,7 +119,7 @@ def test_killed_writers(
             stack.callback(relay.kill)
             assert relay.stdout is not None
             assert "woken by NOTIFY" in relay.stdout.readline()
-        seen = crash(place, 200 if outbox else 40)
+        seen = crash(place, 200 if outbox else 30)
         record_property("seen", str(seen))
         if relay is not None:
             relay.send_signal(signal.SIGTERM)
@@ -123,7 +127,7 @@ def test_killed_writers(
             print(seen, out.splitlines()[-1])
             assert relay.returncode == 0
             assert seen.stale == 0
-            assert seen.kills >= (200 if LONG else 40)
+            assert seen.between >= (200 if LONG else 20)
             rows = connection.execute(b"SELECT count(*) FROM cacheside_outbox").fetchall()
             assert rows == [(0,)]
         else:
