@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.apps import AppConfig
 from django.conf import settings
@@ -10,8 +10,13 @@ from django.core.signals import setting_changed
 
 from . import configuration, ties
 
+if TYPE_CHECKING:
+    _Base = object  # Django has no types
+else:
+    _Base = AppConfig
 
-class CachesideConfig(AppConfig):  # type: ignore[misc]  # Django has no types: to mypy its classes are Any
+
+class CachesideConfig(_Base):
     """Configures the default cache, and ties invalidations to transactions."""
 
     name = "cacheside.integrations.django"
