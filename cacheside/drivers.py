@@ -358,8 +358,8 @@ def deliver(deliveries: Iterable[Delivery]) -> list[Exception]:
             finish(core, plan, updates, stale)
         except Exception as failure:  # the other caches have to be told all the same
             failures.append(failure)
-            if not core.pending.blocks(*plan):  # there is no client of this colour
-                core.undelivered(plan)
+            if left_out := {key: mark for key, mark in plan.items() if not core.pending.blocks(key)}:
+                core.undelivered(left_out)  # there is no client of this colour
         except BaseException:
             postpone(left)
             raise
@@ -377,8 +377,8 @@ async def adeliver(deliveries: Iterable[Delivery]) -> list[Exception]:
             await afinish(core, plan, updates, stale)
         except Exception as failure:
             failures.append(failure)
-            if not core.pending.blocks(*plan):  # there is no client of this colour
-                core.undelivered(plan)
+            if left_out := {key: mark for key, mark in plan.items() if not core.pending.blocks(key)}:
+                core.undelivered(left_out)  # there is no client of this colour
         except BaseException:  # cancelled, or Ctrl-C
             postpone(left)
             raise

@@ -78,6 +78,10 @@ class Holding(Scope, Protocol):
         """Keep `changes` until it ends. False: it has ended, nothing is kept."""
         ...
 
+    def keep(self, core: Core, marks: Changes, others: Sequence[Holding]) -> bool:
+        """Take back `marks` at its end, if by then all of `others` have ended: else `pass_on`. False: it has ended."""
+        ...
+
 
 inside: ContextVar[tuple[Scope, ...]] = ContextVar("cacheside_inside", default=())
 """The scopes around this context, the innermost last; some may be over."""
@@ -162,18 +166,49 @@ def settle(core: Core, changes: Changes, holders: Collection[Holding], committed
     """
     if not changes:
         return []
-    taken, asked = [], list(holders)
+    plain = {key: Change(stale=change.stale) for key, change in changes.items()}
+    whole, asked = _whole(changes, holders), list(holders)
+    marks = {key: Change(change.marks) for key, change in changes.items() if change.marks}
+    taken: list[Holding] = []
     for each in asked:
-        if each.hold(core, changes):
+        mine = whole.get(id(each), {})
+        if each.hold(core, {**plain, **mine}):
             taken.append(each)
+            marks = {key: change for key, change in marks.items() if key not in mine}
         else:  # it has just ended
             asked += [parent for parent in each.parents if parent not in asked]
-    if taken:
-        if not committed and any(each.writing() for each in taken):
-            return []
+            if len(each.parents) == 1:
+                whole[id(each.parents[0])] = mine
+    if not taken:
+        return deliveries(core, changes)
+    now = [] if pass_on(core, marks, taken) else deliveries(core, marks)
+    if committed or not any(each.writing() for each in taken):
         # They will take back the marks. The value of an update is dropped with this, as it is not the last word.
-        changes = {key: Change(stale=change.stale) for key, change in changes.items()}
-    return deliveries(core, changes)
+        now += deliveries(core, plain)
+    return now
+
+
+def _whole(changes: Changes, holders: Collection[Holding]) -> dict[int, Changes]:
+    """By the id of a holder, the changes that it keeps with their marks and updates: it alone can have made them real.
+
+    Of several, no one can say which. Then no value is put in, for one may be committed and the other rolled back, and
+    the guards stand until all have ended.
+    """
+    if len(holders) == 1:
+        return {id(each): changes for each in holders}
+    writers = [each for each in holders if each.writing()]
+    updates = {key: change for key, change in changes.items() if change.update is not None}
+    return {id(writers[0]): updates} if len(writers) == 1 else {}
+
+
+def pass_on(core: Core, marks: Changes, holders: Collection[Holding]) -> bool:
+    """Have the last of `holders` to end take back `marks`. False: all of them have ended."""
+    asked = list(holders)
+    for each in asked:
+        if not marks or each.keep(core, marks, [other for other in asked if other is not each]):
+            return True
+        asked += [parent for parent in each.parents if parent not in asked]  # it has just ended
+    return not marks
 
 
 class Held:

@@ -19,7 +19,7 @@ from typing import Protocol
 from . import drivers, forks, scopes
 from .core import Core
 from .errors import ConfigurationError
-from .scopes import Change, Changes, Delivery, Holding, deliveries, settle
+from .scopes import Change, Changes, Delivery, Holding, deliveries, pass_on, settle
 
 
 class Recorder(Protocol):
@@ -73,6 +73,7 @@ class Transaction:
         self._counts = False  # whether `_held` is to be taken from `core.held`
         self._changes: dict[Core, dict[str, Change]] = {}
         self._undone: list[tuple[Core, Changes]] = []  # rolled back: only marks are left to take back
+        self._kept: list[tuple[Core, Changes, Sequence[Holding]]] = []  # marks, and who may have to keep them longer
         self._handed_over = False  # to its parents: what was recorded has not been delivered yet
 
     def rollback(self) -> None:
@@ -150,6 +151,13 @@ class Transaction:
             self._recorder.record(core, changes.keys())
         return True
 
+    def keep(self, core: Core, marks: Changes, others: Sequence[Holding]) -> bool:
+        """See `Holding.keep`."""
+        with self._lock:
+            if self._taking:
+                self._kept.append((core, marks, others))
+            return self._taking
+
     def _note(self, core: Core, keys: Collection[str]) -> None:
         noted = self._held.setdefault(core, set())
         new = [key for key in keys if key not in noted]
@@ -180,6 +188,9 @@ class Transaction:
                 self._undo()
             undone, self._undone = self._undone, []
             changes, self._changes = self._changes, {}
+            kept, self._kept = self._kept, []
+        around = () if rolled_back else self.parents
+        undone += [(core, marks) for core, marks, others in kept if not pass_on(core, marks, (*around, *others))]
         now = [each for core, marks in undone for each in deliveries(core, marks)]
         self._handed_over = any(parent.open for parent in self.parents)
         try:

@@ -176,6 +176,24 @@ def test_two_aliases(tied: bool, cache: Cache, first: str, second: str, outcome:
     assert elsewhere(b.get, 1) == ("b" if tied and outcome != "outer" else "old 1")
 
 
+def test_writes_that_two_aliases_hold(cache: Cache) -> None:
+    """No value is put in by the one that ends first, and a guard stands until the last: either may have made it."""
+    a, b = Rows("mariadb", cache), Rows("sqlite", cache)
+    with contextlib.suppress(Failed), transaction.atomic("mariadb"):
+        a.rename(3, "a")
+        with transaction.atomic("sqlite"):
+            b.rename(3, "b")
+            a.update(1, "never")
+            a.rename_strictly(2, "never")
+        assert (elsewhere(a.get, 1), elsewhere(a.get, 2)) == ("old 1", "old 2")
+        assert not a.filled(2)
+        raise Failed
+    assert (elsewhere(a.get, 1), elsewhere(a.get, 2)) == ("old 1", "old 2")
+    assert a.filled(2)
+    assert cache.stats().guards_lost == 0
+    assert cache.stats().updates == 0
+
+
 def test_commit_of_another_connection(cache: Cache) -> None:
     """A write that was committed by itself is told at once, though another connection's transaction is open.
 

@@ -611,6 +611,8 @@ def test_tags(small: SqlShop) -> None:
         ("PRAGMA foreign_keys", False),
         ("update users set name = ''", True),
         ("/* by hand */ DELETE FROM users", True),
+        ("-- name: rename\n/* by */ /* hand */ UPDATE users SET name = ''", True),
+        ("-- update users\nSELECT 1", False),
         ("WITH a AS (INSERT INTO users VALUES (1) RETURNING id) SELECT * FROM a", True),
         ("CALL move(1)", True),
     ],

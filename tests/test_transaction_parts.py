@@ -122,6 +122,22 @@ def test_closed_before_its_end(rows: Rows, backend: Recorder) -> None:
         assert rows.held() == ["row:1"]
 
 
+def test_keys_that_no_client_can_tell() -> None:
+    """Where a cache lacks a client of the colour all keys of a delivery are pending, though one of them was before."""
+    pytest.importorskip("redis")
+    import redis.asyncio
+
+    from cacheside import drivers
+    from cacheside.backends.redis import RedisBackend
+    from cacheside.scopes import Delivery
+
+    core = Cache(RedisBackend(aclient=redis.asyncio.Redis(port=1)))._core
+    core.undelivered({"a": None})
+    (failure,) = drivers.deliver([Delivery(core, {"a": None, "b": None}, {}, 0.0)])
+    assert "has only an async client" in str(failure)
+    assert core.pending.blocks("b")
+
+
 class Notes:
     """A recorder that notes its calls, and fails if it is told to."""
 

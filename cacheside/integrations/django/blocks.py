@@ -10,7 +10,7 @@ from ... import drivers, forks, scopes
 from ...core import Core
 from ...errors import ConfigurationError
 from ...health import logger
-from ...scopes import Change, Changes, Delivery, Holding, deliveries
+from ...scopes import Change, Changes, Delivery, Holding, deliveries, pass_on
 from ...writes import Write
 
 
@@ -60,6 +60,7 @@ class Block:
         """A child has no part in the transaction of its parent."""
         self._lock = threading.Lock()
         self._held: dict[Held, None] = {}
+        self._kept: list[tuple[Core, Changes, Sequence[Holding]]] = []  # marks, and who may have to keep them longer
         self.open = self._taking = False
 
     def changes(self, core: Core, key: str) -> bool:
@@ -100,6 +101,13 @@ class Block:
             core.book.held += len(changes)
         return True
 
+    def keep(self, core: Core, marks: Changes, others: Sequence[Holding]) -> bool:
+        """See `Holding.keep`."""
+        with self._lock:
+            if self._taking:
+                self._kept.append((core, marks, others))
+            return self._taking
+
     def hold_around(self) -> None:
         """It is about to be committed: hold what decorated writes around the commit have to tell at their own end."""
         for scope in scopes.around():
@@ -132,6 +140,8 @@ class Block:
                 self.deliver(list(self._held), certain)
             else:
                 self._forget(list(self._held))
+            left = [(core, marks) for core, marks, others in self._kept if not pass_on(core, marks, others)]
+            _tell([each for core, marks in left for each in deliveries(core, marks)])
         finally:
             self.open = False
             scopes.leave(self)

@@ -153,6 +153,9 @@ def _of(session: Session) -> list[Binding]:
 def _created(session: Session, transaction: SessionTransaction) -> None:
     if transaction.parent is None:
         clean()
+        tie = ties.get(session)
+        if tie is not None and not tie.knows(transaction):
+            tie.lost(session)
         if session not in ties:
             ties[session] = Tie(session, _of(session))
     elif not transaction.nested:

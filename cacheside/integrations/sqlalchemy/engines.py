@@ -27,7 +27,7 @@ class Watched(Protocol):
     """Whether a statement that writes was sent. False if it is not known: then nothing is lost, see `settle`."""
 
     tried: bool
-    """Whether a COMMIT was sent, or every statement commits by itself."""
+    """Whether a COMMIT was sent, or a statement that writes and commits by itself."""
 
     snapshot: bool
     """Whether it reads from a snapshot."""
@@ -37,13 +37,16 @@ class Watched(Protocol):
 
 
 _WRITES = re.compile(
-    r"[\s(]*(?:/\*.*?\*/\s*)?"
+    r"(?:[\s(]|/\*.*?\*/|--[^\n]*\n)*"
     r"(?:insert|update|delete|merge|replace|upsert|truncate|copy|load|call|exec|do|create|alter|drop"
     r"|with\b.*?\b(?:insert\s+into|(?<!for )(?<!key )update|delete\s+from|merge\s+into))\b",
     re.IGNORECASE | re.DOTALL,
 )
 
+_COMMITS = re.compile(r"(?:\s|/\*.*?\*/|--[^\n]*\n)*(?:commit|end)\b", re.IGNORECASE | re.DOTALL)
+
 _watched: weakref.WeakKeyDictionary[Connection, Watched] = weakref.WeakKeyDictionary()
+_autocommit: weakref.WeakSet[Connection] = weakref.WeakSet()
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 _told: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -57,7 +60,10 @@ def watch(connection: Connection, transaction: Watched) -> None:
         or getattr(connection.dialect, "_on_connect_isolation_level", None)
         or connection.default_isolation_level
     )
-    transaction.tried = transaction.tried or level == "AUTOCOMMIT"
+    if level == "AUTOCOMMIT":
+        _autocommit.add(connection)
+    else:
+        _autocommit.discard(connection)
     transaction.snapshot = transaction.snapshot or level in ("REPEATABLE READ", "SNAPSHOT", "SERIALIZABLE")
     engine = connection.engine
     if engine not in _engines:
@@ -71,8 +77,12 @@ def _execute(connection: Connection, cursor: Any, statement: str, *rest: object)
     transaction = _watched.get(connection)
     if transaction is None:
         return
-    if not transaction.wrote and _WRITES.match(statement):
-        transaction.wrote = True
+    if not transaction.wrote or connection in _autocommit:
+        writes = _WRITES.match(statement) is not None
+        transaction.wrote = transaction.wrote or writes
+        transaction.tried = transaction.tried or (writes and connection in _autocommit)
+    if not transaction.tried and _COMMITS.match(statement):
+        transaction.tried = True
     inside = loading.get()
     if transaction.wrote and not transaction.tried:
         for flight in inside:

@@ -44,6 +44,10 @@ class Level(Transaction):
     is_async: bool | None = None
     """Whether an AsyncSession will end it; None: it has no connection yet."""
 
+    def changes(self, core: Core, key: str) -> bool:
+        """See `Scope.changes`. Any key once it has written: a load may be given a row of the session, unasked."""
+        return self.writing() or super().changes(core, key)
+
     def require(self, core: Core) -> None:
         """See `Holding.require`."""
         super().require(core)
@@ -76,6 +80,7 @@ class Tie:
         self.changed: dict[Binding, dict[str, None]] = {}
         """Keys of rows of the flush that is under way."""
         self._session = weakref.ref(session)
+        self._root: weakref.ref[SessionTransaction] | None = None
         self._levels: dict[int, Level] = {}  # by the id of their SessionTransaction, the innermost last
         self._connection: weakref.ref[Connection] | None = None
         self._engine: Engine | None = None  # where the outbox is
@@ -89,7 +94,7 @@ class Tie:
         if self.tried:  # all may be real already
             return False
         session = self._session()
-        return self.wrote or (session is not None and bool(session.new or session.deleted or session.dirty))
+        return self.wrote or (session is not None and not session._is_clean())  # no walk: other threads may write
 
     def innermost(self) -> Level:
         """The savepoint, or the transaction itself, that what is done now belongs to."""
@@ -114,6 +119,8 @@ class Tie:
         """`transaction`, the outermost or a savepoint, has begun."""
         if id(transaction) in self._levels:
             return
+        if not self._levels:
+            self._root = weakref.ref(transaction)
         level = Level([self.innermost()] if self._levels else _blocks(), self.writing)
         self._levels[id(transaction)] = level
         level.begin()
@@ -177,8 +184,18 @@ class Tie:
                 except Exception as error:
                     outbox.left_behind(repr(error))
 
+    def knows(self, transaction: SessionTransaction) -> bool:
+        """Whether it is the tie of this outermost transaction."""
+        return self._root is not None and self._root() is transaction
+
+    def lost(self, session: Session) -> None:
+        """Its session is in another transaction: the end of this one was not told, as its connection was lost."""
+        del ties[session]
+        self._gone.detach()
+        self.abandoned()
+
     def abandoned(self) -> None:
-        """Its session was collected as garbage: what is left of it."""
+        """Nobody will end it any more: what is left of it."""
         for level in reversed(self._levels.values()):
             drivers.postpone(level.end(rolled_back=not self.tried))
             level.over()
