@@ -171,6 +171,19 @@ def test_nothing_is_imported() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"
 
 
+def test_rows_for_clients_of_the_other_colour(engine: Engine) -> None:
+    """A flush of rows whose keys the session could not tell at its commit fails, and nothing is written."""
+    cache = Cache(RedisBackend(aclient=redis.asyncio.Redis(port=1)))
+    maker = sessionmaker(engine)
+    bind(maker, cache, tables={User: lambda user: f"user:{user.id}"})
+    with maker() as session:
+        session.add(User(id=77, name="Ada"))
+        with pytest.raises(ConfigurationError, match="by which a plain Session cannot deliver"):
+            session.commit()
+    with maker() as session:
+        assert session.get(User, 77) is None
+
+
 def test_clients_of_the_other_colour(engine: Engine, tmp_path: Path) -> None:
     """A write whose cache the session could not tell at its commit is refused before it is made."""
     plain_cache = Cache(RedisBackend(client=redis.Redis(port=1)))

@@ -237,6 +237,12 @@ def _finish(level: Level, rolled_back: bool) -> None:
 
 
 def hold(tie: Tie, core: Core, keys: Collection[str]) -> None:
-    """Have the innermost level keep plain invalidations of `keys`."""
+    """Have the innermost level keep plain invalidations of `keys`.
+
+    Raises:
+        ConfigurationError: its end could not deliver them; said now, while all can be rolled back.
+    """
     if keys:
-        tie.innermost().hold(core, dict.fromkeys(keys, Change()))
+        level = tie.innermost()
+        level.require(core)
+        level.hold(core, dict.fromkeys(keys, Change()))
