@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -591,3 +592,44 @@ def test_lost_ears(postgres_store: Store) -> None:
         until(lambda: relay.totals.store_failures)
         store.put("row:1")
         until(lambda: relay.totals.rows == 2)
+
+
+@pytest.mark.parametrize(
+    ("redis_store", "number"), [("postgresql", 1), ("postgresql", 2), ("mariadb", 1)], indirect=["redis_store"]
+)
+def test_lost_while_it_is_set_up(redis_store: Store, number: int) -> None:
+    """A connection is lost when it has just been made, before it is used or listens: that is a failure of the store."""
+    store = redis_store
+    driver = {"postgresql": "postgresql+psycopg", "mariadb": "mariadb+pymysql"}[store.database.dialect]
+    engine = sa.create_engine(f"{driver}{store.database.url[store.database.url.index(':'):]}", poolclass=sa.NullPool)
+    made: list[Any] = []
+
+    @sa.event.listens_for(engine, "checkout")
+    def checkout(connection: Any, *_: Any) -> None:
+        made.append(connection)
+        if len(made) == number:
+            connection.close()
+
+    store.put("row:1")
+    with store.outbox.relay(engine, delay=0, poll=0.05) as relay:
+        until(lambda: relay.totals.rows == 1)
+    assert relay.totals.store_failures == 1
+
+
+def test_standby(postgres_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that refuses to listen, as a standby does, is a failure of the store."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Outbox, "channel", "no channel")
+        with pytest.raises(StoreFailed, match="syntax error"):
+            postgres_store.outbox.relay(postgres_store.database.url).run(once=True)
+
+
+def test_host_that_is_gone(postgres_store: Store) -> None:
+    """A host that does not answer any more, not even by closing, is noticed in half a minute; or as the URL says."""
+    for more, expected in ("", (30_000, 10, 5, 4)), ("?tcp_user_timeout=7000&keepalives_idle=3", (7000, 3, 5, 4)):
+        relay = postgres_store.outbox.relay(postgres_store.database.url + more)
+        with relay.store.session() as session:
+            assert session.listener is not None
+            with socket.socket(fileno=os.dup(session.listener.fileno())) as wire:
+                options = (socket.TCP_USER_TIMEOUT, socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+                assert tuple(wire.getsockopt(socket.IPPROTO_TCP, each) for each in options) == expected
