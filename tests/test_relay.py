@@ -633,3 +633,24 @@ def test_host_that_is_gone(postgres_store: Store) -> None:
             with socket.socket(fileno=os.dup(session.listener.fileno())) as wire:
                 options = (socket.TCP_USER_TIMEOUT, socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
                 assert tuple(wire.getsockopt(socket.IPPROTO_TCP, each) for each in options) == expected
+
+
+def test_failing_over_and_over(postgres_store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """A database that can be connected to, and refuses the rest, is asked with growing pauses, and logged once."""
+    store = postgres_store
+    name = f"reader_{store.outbox.table}"
+    store.run(f"CREATE ROLE {name} LOGIN")
+    store.run(f"GRANT SELECT ON {store.outbox.table} TO {name}")
+    store.put("row:1")
+    caplog.set_level(logging.INFO)
+    with store.outbox.relay(store.database.url.replace("postgres@", f"{name}@"), delay=0) as relay:
+        time.sleep(2)
+        assert 3 <= relay.totals.store_failures <= 7
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        store.run(f"GRANT ALL ON {store.outbox.table} TO {name}")
+        store.connection.commit()
+        until(lambda: relay.totals.rows == 1)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    store.run(f"DROP OWNED BY {name}")
+    store.run(f"DROP ROLE {name}")
+    store.connection.commit()
