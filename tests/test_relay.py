@@ -654,3 +654,30 @@ def test_failing_over_and_over(postgres_store: Store, caplog: pytest.LogCaptureF
     store.run(f"DROP OWNED BY {name}")
     store.run(f"DROP ROLE {name}")
     store.connection.commit()
+
+
+def test_silent_relay(postgres_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that a relay has taken are not kept from others for ever by its end without a word, with its host."""
+    from cacheside.outbox import store as outbox_store
+
+    store = postgres_store
+    monkeypatch.setattr(outbox_store, "HOLD", 1)
+    store.put("row:1")
+    taken, go_on = threading.Event(), threading.Event()
+    inner = store.outbox.core.backend
+
+    class Silent:
+        def invalidate(self, keys: Any) -> None:
+            taken.set()
+            go_on.wait(20)
+            inner.invalidate(keys)
+
+    store.outbox.core.backend = Silent()
+    with store.outbox.relay(store.database.url, delay=0) as silent:
+        assert taken.wait(20)
+        store.outbox.core.backend = inner
+        with store.outbox.relay(store.database.url, delay=0) as other:
+            until(lambda: other.totals.rows == 1, 10)
+        go_on.set()
+        until(lambda: silent.totals.store_failures == 1)
+    assert store.left() == []

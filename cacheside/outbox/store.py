@@ -24,6 +24,7 @@ except ImportError as _missing:
 
 PATIENCE = 5  # seconds to connect
 _STUCK = 30  # seconds without an answer
+HOLD = 60  # seconds after which PostgreSQL takes away the rows of a relay that has gone silent: its host is gone, say
 
 _DRIVERS = {
     "postgresql": "postgresql+psycopg",
@@ -146,6 +147,9 @@ class Session:
         lock = sa.text(f"SELECT id FROM {table}{hint} WHERE id IN :ids FOR UPDATE SKIP LOCKED")
         lock = lock.bindparams(sa.bindparam("ids", expanding=True))
         self._lock = lock if _skips_locked(connection.dialect) else None
+        # Until its own end it would keep the rows locked, and skipped by others: by default for two hours.
+        silence = f"SET LOCAL idle_in_transaction_session_timeout = '{HOLD}s'"
+        self._silence = sa.text(silence) if dialect == "postgresql" else None
         self._delete = sa.text(outbox.delete_sql)
         self._oldest = sa.text(f"SELECT min(created) + :delay - {now} FROM {table} WHERE namespace = :namespace")
 
@@ -174,6 +178,8 @@ class Session:
             if self._lock is None:
                 self._connection.rollback()  # so that nobody waits for a lock that does no good
             elif rows:
+                if self._silence is not None:
+                    self._connection.execute(self._silence)
                 locked = set(self._connection.scalars(self._lock, {"ids": [row.id for row in rows]}))
                 taken = [row for row in rows if row.id in locked]
         return Page(taken, rows[-1] if rows else after, len(rows) == limit)
