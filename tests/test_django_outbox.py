@@ -204,6 +204,49 @@ def test_transactions_by_hand(site: Site) -> None:
     assert elsewhere(rows.get, 1) == "b"
 
 
+@pytest.mark.parametrize("site", ["sqlite", "mariadb"], indirect=True)
+def test_autocommit_turned_on(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where that commits what was open, the row is part of it, and is removed as after any commit."""
+    from cacheside.integrations.django.blocks import Block
+
+    at_delivery: list[Any] = []
+    monkeypatch.setattr(Block, "deliver", lambda *_: at_delivery.extend(elsewhere(site.recorded)))
+    transaction.set_autocommit(False, site.alias)
+    site.rows.rename(1, "new")
+    transaction.set_autocommit(True, site.alias)
+    assert at_delivery == [[site.rows.get.key(1)]]
+    assert site.recorded() == []
+
+
+def test_hook_that_raises(site: Site) -> None:
+    """The row is removed though a hook of the application's raises after the commit."""
+
+    def hook() -> None:
+        raise Failed
+
+    with pytest.raises(Failed), transaction.atomic(site.alias):
+        site.rows.rename(1, "new")
+        transaction.on_commit(hook, using=site.alias)
+    assert site.recorded() == []
+    assert elsewhere(site.rows.get, 1) == "new"
+
+
+def test_hook_that_writes(site: Site) -> None:
+    """What a hook writes in a transaction of its own is delivered, and the rows of both are removed."""
+    rows = site.rows
+
+    def hook() -> None:
+        with transaction.atomic(site.alias):
+            rows.rename(2, "new too")
+
+    elsewhere(rows.get, 2)
+    with transaction.atomic(site.alias):
+        rows.rename(1, "new")
+        transaction.on_commit(hook, using=site.alias)
+    assert site.recorded() == []
+    assert elsewhere(rows.get, 2) == "new too"
+
+
 @pytest.mark.usefixtures("django_site")
 def test_settings() -> None:
     """A cache in memory needs no outbox, and has none; a name that can be none is said when Django starts."""

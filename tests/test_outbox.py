@@ -319,6 +319,30 @@ def test_failing_insert(redis_store: Store) -> None:
     assert store.read(1) == 1
 
 
+@pytest.mark.parametrize("savepoint", [False, True])
+def test_write_that_fails(redis_store: Store, savepoint: bool) -> None:
+    """A write raises its own error, though it has spoilt the transaction; which may go on from a savepoint."""
+    store = redis_store
+
+    @store.cache.invalidates("row:{number}")
+    def insert(number: int) -> None:
+        store.run(f"INSERT INTO {store.rows} VALUES ({number}, 1)")
+
+    assert store.load(2) == 1
+    with store.cache.transaction(outbox=store.outbox.on(store.connection)):
+        store.write(2, 2)
+        store.run("SAVEPOINT early")
+        with pytest.raises((psycopg.IntegrityError, pymysql.IntegrityError, sqlite3.IntegrityError)):
+            insert(1)
+        if savepoint:
+            store.run("ROLLBACK TO SAVEPOINT early")
+            store.connection.commit()
+        else:
+            store.connection.rollback()
+    assert store.load(2) == (2 if savepoint else 1)
+    assert store.left() == []
+
+
 class Recorder:
     """Counts; raises if it is told to."""
 

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -591,3 +592,92 @@ def test_lost_ears(postgres_store: Store) -> None:
         until(lambda: relay.totals.store_failures)
         store.put("row:1")
         until(lambda: relay.totals.rows == 2)
+
+
+@pytest.mark.parametrize(
+    ("redis_store", "number"), [("postgresql", 1), ("postgresql", 2), ("mariadb", 1)], indirect=["redis_store"]
+)
+def test_lost_while_it_is_set_up(redis_store: Store, number: int) -> None:
+    """A connection is lost when it has just been made, before it is used or listens: that is a failure of the store."""
+    store = redis_store
+    driver = {"postgresql": "postgresql+psycopg", "mariadb": "mariadb+pymysql"}[store.database.dialect]
+    engine = sa.create_engine(f"{driver}{store.database.url[store.database.url.index(':'):]}", poolclass=sa.NullPool)
+    made: list[Any] = []
+
+    @sa.event.listens_for(engine, "checkout")
+    def checkout(connection: Any, *_: Any) -> None:
+        made.append(connection)
+        if len(made) == number:
+            connection.close()
+
+    store.put("row:1")
+    with store.outbox.relay(engine, delay=0, poll=0.05) as relay:
+        until(lambda: relay.totals.rows == 1)
+    assert relay.totals.store_failures == 1
+
+
+def test_standby(postgres_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that refuses to listen, as a standby does, is a failure of the store."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Outbox, "channel", "no channel")
+        with pytest.raises(StoreFailed, match="syntax error"):
+            postgres_store.outbox.relay(postgres_store.database.url).run(once=True)
+
+
+def test_host_that_is_gone(postgres_store: Store) -> None:
+    """A host that does not answer any more, not even by closing, is noticed in half a minute; or as the URL says."""
+    for more, expected in ("", (30_000, 10, 5, 4)), ("?tcp_user_timeout=7000&keepalives_idle=3", (7000, 3, 5, 4)):
+        relay = postgres_store.outbox.relay(postgres_store.database.url + more)
+        with relay.store.session() as session:
+            assert session.listener is not None
+            with socket.socket(fileno=os.dup(session.listener.fileno())) as wire:
+                options = (socket.TCP_USER_TIMEOUT, socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+                assert tuple(wire.getsockopt(socket.IPPROTO_TCP, each) for each in options) == expected
+
+
+def test_failing_over_and_over(postgres_store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """A database that can be connected to, and refuses the rest, is asked with growing pauses, and logged once."""
+    store = postgres_store
+    name = f"reader_{store.outbox.table}"
+    store.run(f"CREATE ROLE {name} LOGIN")
+    store.run(f"GRANT SELECT ON {store.outbox.table} TO {name}")
+    store.put("row:1")
+    caplog.set_level(logging.INFO)
+    with store.outbox.relay(store.database.url.replace("postgres@", f"{name}@"), delay=0) as relay:
+        time.sleep(2)
+        assert 3 <= relay.totals.store_failures <= 7
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        store.run(f"GRANT ALL ON {store.outbox.table} TO {name}")
+        store.connection.commit()
+        until(lambda: relay.totals.rows == 1)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    store.run(f"DROP OWNED BY {name}")
+    store.run(f"DROP ROLE {name}")
+    store.connection.commit()
+
+
+def test_silent_relay(postgres_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that a relay has taken are not kept from others for ever by its end without a word, with its host."""
+    from cacheside.outbox import store as outbox_store
+
+    store = postgres_store
+    monkeypatch.setattr(outbox_store, "HOLD", 1)
+    store.put("row:1")
+    taken, go_on = threading.Event(), threading.Event()
+    inner = store.outbox.core.backend
+
+    class Silent:
+        def invalidate(self, keys: Any) -> None:
+            taken.set()
+            go_on.wait(20)
+            inner.invalidate(keys)
+
+    store.outbox.core.backend = Silent()
+    with store.outbox.relay(store.database.url, delay=0) as silent:
+        assert taken.wait(20)
+        store.outbox.core.backend = inner
+        with store.outbox.relay(store.database.url, delay=0) as other:
+            until(lambda: other.totals.rows == 1, 10)
+        go_on.set()
+        until(lambda: silent.totals.store_failures == 1)
+    assert store.left() == []

@@ -14,7 +14,7 @@ from ..errors import ConfigurationError
 if TYPE_CHECKING:
     from .table import Outbox
 
-_IDLE = 0  # libpq's PQTRANS_IDLE
+_IDLE, _ABORTED = 0, 3  # libpq's PQTRANS_IDLE and PQTRANS_INERROR
 _IN_TRANSACTION = 1  # MySQL's SERVER_STATUS_IN_TRANS
 
 
@@ -45,12 +45,15 @@ class ConnectionRecorder:
     def record(self, core: Core, keys: Collection[str]) -> None:
         """See `Recorder.record`. Keys of other caches than the outbox's are left out.
 
+        Nothing is inserted into a transaction that PostgreSQL has aborted: it will not be committed, and what is raised
+        here would hide the error of the write.
+
         Raises:
             ConfigurationError: the connection commits each statement by itself, and no transaction is open: the row
                 would not be part of the write.
         """
         row = self._outbox.row(keys) if core is self._outbox.core else None
-        if row is None:
+        if row is None or _status(self._connection) == _ABORTED:
             return
         if _idle(self._connection) and _commits_by_itself(self._connection):
             raise ConfigurationError(
@@ -101,11 +104,16 @@ def _mark(connection: Any) -> str:
     raise ConfigurationError(f"outbox.on(): {type(connection)!r} belongs to no DB-API driver")
 
 
+def _status(connection: Any) -> Any:
+    """That of its transaction, as libpq has it; None: it is not psycopg's."""
+    return getattr(getattr(connection, "info", None), "transaction_status", None)
+
+
 def _idle(connection: Any) -> bool:
     """Whether the connection is in no transaction, for all that is known."""
-    info: Any = getattr(connection, "info", None)
-    if hasattr(info, "transaction_status"):  # psycopg
-        return bool(info.transaction_status == _IDLE)
+    status = _status(connection)
+    if status is not None:
+        return bool(status == _IDLE)
     if hasattr(connection, "in_transaction"):  # sqlite3
         return not connection.in_transaction
     if hasattr(connection, "server_status"):  # pymysql

@@ -94,6 +94,7 @@ class Relay:
         self._bell = Bell()
         self._thread: threading.Thread | None = None
         self._used = False
+        self._pause = SOON  # before the next try with a database that fails
         self._failing: set[str] = set()  # what of cache and store was failing at the last try
 
     def stop(self) -> None:
@@ -112,14 +113,11 @@ class Relay:
         if self._used:
             raise RuntimeError("this relay has been used already: make another one")
         self._used = True
-        pause = SOON
         with self._bell:
             try:
                 while not self._bell.rung:
                     try:
                         with self.store.session() as session:
-                            pause = SOON
-                            self._works("store", f"{self.store.label} works again")
                             self._serve(session, once)
                         break
                     except StoreFailed as error:
@@ -128,8 +126,8 @@ class Relay:
                         self.totals.store_failures += 1
                         self._fails("store", str(error))
                         self._report(self.totals)
-                    self._bell.wait(pause)
-                    pause = min(2 * pause, LONGEST_PAUSE)
+                    self._bell.wait(self._pause)
+                    self._pause = min(2 * self._pause, LONGEST_PAUSE)
             finally:
                 self.store.close()
         return self.totals
@@ -138,6 +136,8 @@ class Relay:
         pause = SOON
         while True:
             error = self._pass(session)
+            self._pause = SOON  # not before: a database may be there, and refuse what it is asked
+            self._works("store", f"{self.store.label} works again")
             self._report(self.totals)
             if error is not None:
                 if once:

@@ -24,6 +24,7 @@ except ImportError as _missing:
 
 PATIENCE = 5  # seconds to connect
 _STUCK = 30  # seconds without an answer
+HOLD = 60  # seconds after which PostgreSQL takes away the rows of a relay that has gone silent: its host is gone, say
 
 _DRIVERS = {
     "postgresql": "postgresql+psycopg",
@@ -32,7 +33,12 @@ _DRIVERS = {
     "mariadb": "mariadb+pymysql",
 }
 _WAIT: dict[str, dict[str, int]] = {
-    "psycopg": {"connect_timeout": PATIENCE},
+    # There is no time-out of an answer, but of a host that is gone: else a send is tried again for a quarter of an hour,
+    # and an answer waited for as long as two.
+    "psycopg": {
+        "connect_timeout": PATIENCE, "tcp_user_timeout": _STUCK * 1000,
+        "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4,
+    },
     "pymysql": {"connect_timeout": PATIENCE, "read_timeout": _STUCK, "write_timeout": _STUCK},
 }
 
@@ -98,7 +104,8 @@ class OutboxStore:
         """
         assert self._engine is not None  # as made above
         with contextlib.ExitStack() as stack:
-            with failing(self.label):
+            # The isolation level is set, and LISTEN executed, by the driver itself.
+            with failing(self.label, self._engine.dialect.loaded_dbapi.Error):
                 try:
                     connection = stack.enter_context(self._engine.connect())
                 except TypeError as error:
@@ -140,6 +147,9 @@ class Session:
         lock = sa.text(f"SELECT id FROM {table}{hint} WHERE id IN :ids FOR UPDATE SKIP LOCKED")
         lock = lock.bindparams(sa.bindparam("ids", expanding=True))
         self._lock = lock if _skips_locked(connection.dialect) else None
+        # Until its own end it would keep the rows locked, and skipped by others: by default for two hours.
+        silence = f"SET LOCAL idle_in_transaction_session_timeout = '{HOLD}s'"
+        self._silence = sa.text(silence) if dialect == "postgresql" else None
         self._delete = sa.text(outbox.delete_sql)
         self._oldest = sa.text(f"SELECT min(created) + :delay - {now} FROM {table} WHERE namespace = :namespace")
 
@@ -168,6 +178,8 @@ class Session:
             if self._lock is None:
                 self._connection.rollback()  # so that nobody waits for a lock that does no good
             elif rows:
+                if self._silence is not None:
+                    self._connection.execute(self._silence)
                 locked = set(self._connection.scalars(self._lock, {"ids": [row.id for row in rows]}))
                 taken = [row for row in rows if row.id in locked]
         return Page(taken, rows[-1] if rows else after, len(rows) == limit)
@@ -193,11 +205,11 @@ class Session:
 
 
 @contextlib.contextmanager
-def failing(label: str) -> Iterator[None]:
-    """What the database or its driver raises becomes a `StoreFailed`."""
+def failing(label: str, *errors: type[Exception]) -> Iterator[None]:
+    """What SQLAlchemy raises, and any of `errors`, becomes a `StoreFailed`."""
     try:
         yield
-    except exc.SQLAlchemyError as error:
+    except (exc.SQLAlchemyError, *errors) as error:
         reason = " ".join(str(getattr(error, "orig", None) or error).split())
         raise StoreFailed(f"{label} fails: {reason}") from error
 

@@ -67,11 +67,20 @@ class Tie:
 
     def set_autocommit(self, autocommit: bool, *args: Any, **options: Any) -> None:
         """Off: a block begins, Django's or one by hand. On: it has ended, and databases commit what was open."""
-        self._set_autocommit(autocommit, *args, **options)
-        if autocommit:
-            self._end(real=True)
-            self._records.remove()
-        else:
+        connection = self._connection
+        block = self._block if autocommit and not connection.in_atomic_block else None
+        if block is not None and block.dirty:
+            self._record(block)
+        try:
+            self._set_autocommit(autocommit, *args, **options)
+        finally:
+            # Also if a hook of the application's has raised, which is called when it is on already.
+            if autocommit and connection.autocommit:
+                self._end(real=True)
+                if block is not None and block.dirty:
+                    self._records.delivered()
+                self._records.remove()
+        if not autocommit:
             self.block()
 
     def commit(self) -> None:
@@ -83,8 +92,7 @@ class Tie:
             return
         connection.validate_thread_sharing()
         if block.dirty:
-            block.hold_around()
-            self._records.write(block)
+            self._record(block)
         try:
             self._commit()
         except BaseException:
@@ -136,6 +144,11 @@ class Tie:
         if word in _WRITES:
             block.wrote = True
         return answer
+
+    def _record(self, block: Block) -> None:
+        """It is about to be committed."""
+        block.hold_around()
+        self._records.write(block)
 
     def _end(self, real: bool, certain: bool = True) -> None:
         block, self._block = self._block, None
