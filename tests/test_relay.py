@@ -601,7 +601,7 @@ def test_lost_while_it_is_set_up(redis_store: Store, number: int) -> None:
     """A connection is lost when it has just been made, before it is used or listens: that is a failure of the store."""
     store = redis_store
     driver = {"postgresql": "postgresql+psycopg", "mariadb": "mariadb+pymysql"}[store.database.dialect]
-    engine = sa.create_engine(f"{driver}{store.database.url[store.database.url.index(':'):]}", poolclass=sa.NullPool)
+    engine = sa.create_engine(f"{driver}{store.database.url[store.database.url.index(':') :]}", poolclass=sa.NullPool)
     made: list[Any] = []
 
     @sa.event.listens_for(engine, "checkout")

@@ -33,11 +33,14 @@ _DRIVERS = {
     "mariadb": "mariadb+pymysql",
 }
 _WAIT: dict[str, dict[str, int]] = {
-    # There is no time-out of an answer, but of a host that is gone: else a send is tried again for a quarter of an hour,
-    # and an answer waited for as long as two.
+    # It has no time-out of an answer, but of a host that is gone: else a send is tried again for a quarter of an hour,
+    # and an answer waited for until keepalive begins, after two.
     "psycopg": {
-        "connect_timeout": PATIENCE, "tcp_user_timeout": _STUCK * 1000,
-        "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4,
+        "connect_timeout": PATIENCE,
+        "tcp_user_timeout": _STUCK * 1000,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 4,
     },
     "pymysql": {"connect_timeout": PATIENCE, "read_timeout": _STUCK, "write_timeout": _STUCK},
 }
@@ -105,7 +108,8 @@ class OutboxStore:
         assert self._engine is not None  # as made above
         with contextlib.ExitStack() as stack:
             # The isolation level is set, and LISTEN executed, by the driver itself.
-            with failing(self.label, self._engine.dialect.loaded_dbapi.Error):
+            driver: Any = self._engine.dialect.loaded_dbapi
+            with failing(self.label, driver.Error):
                 try:
                     connection = stack.enter_context(self._engine.connect())
                 except TypeError as error:
@@ -207,9 +211,10 @@ class Session:
 @contextlib.contextmanager
 def failing(label: str, *errors: type[Exception]) -> Iterator[None]:
     """What SQLAlchemy raises, and any of `errors`, becomes a `StoreFailed`."""
+    told: tuple[type[Exception], ...] = (exc.SQLAlchemyError, *errors)
     try:
         yield
-    except (exc.SQLAlchemyError, *errors) as error:
+    except told as error:
         reason = " ".join(str(getattr(error, "orig", None) or error).split())
         raise StoreFailed(f"{label} fails: {reason}") from error
 
