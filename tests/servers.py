@@ -6,10 +6,12 @@ with RedisServer("--maxmemory", "2mb") as server:
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import importlib.util
 import signal
 import socket
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -230,10 +232,13 @@ class MariaDBServer(Server):
 
     def prepare(self) -> None:
         """Make the system tables."""
-        self.run(
-            find_program("mariadb-install-db", "mariadb-server"), "--no-defaults", f"--datadir={self.folder / 'data'}",
-            "--auth-root-authentication-method=normal", "--skip-name-resolve", NO_AIO,
-        )  # fmt: skip
+        # One at a time on this machine: of several at once some fail.
+        with open(Path(tempfile.gettempdir()) / "cacheside-mariadb-install.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self.run(
+                find_program("mariadb-install-db", "mariadb-server"), "--no-defaults", f"--datadir={self.folder / 'data'}",
+                "--auth-root-authentication-method=normal", "--skip-name-resolve", NO_AIO,
+            )  # fmt: skip
 
     def command(self) -> list[str]:
         """See `Server.command`."""
