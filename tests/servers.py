@@ -236,7 +236,8 @@ class MariaDBServer(Server):
         with open(Path(tempfile.gettempdir()) / "cacheside-mariadb-install.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self.run(
-                find_program("mariadb-install-db", "mariadb-server"), "--no-defaults", f"--datadir={self.folder / 'data'}",
+                find_program("mariadb-install-db", "mariadb-server"), "--no-defaults",
+                f"--datadir={self.folder / 'data'}",
                 "--auth-root-authentication-method=normal", "--skip-name-resolve", NO_AIO,
             )  # fmt: skip
 
