@@ -41,6 +41,17 @@ class Change(NamedTuple):
 Changes: TypeAlias = Mapping[str, Change]
 
 
+def marks_of(changes: Changes) -> dict[str, Change]:
+    """What is left to tell of `changes` that were rolled back: the marks of writers, which invalidate nothing."""
+    return {key: Change(change.marks) for key, change in changes.items() if change.marks}
+
+
+def add(changes: Changes, to: dict[str, Change]) -> None:
+    """Have `to` say what it said, and `changes` after that."""
+    for key, change in changes.items():
+        to[key] = to[key].then(change) if key in to else change
+
+
 class Scope(Protocol):
     """What a context can be inside of."""
 
@@ -168,7 +179,7 @@ def settle(core: Core, changes: Changes, holders: Collection[Holding], committed
         return []
     plain = {key: Change(stale=change.stale) for key, change in changes.items()}
     whole, asked = _whole(changes, holders), list(holders)
-    marks = {key: Change(change.marks) for key, change in changes.items() if change.marks}
+    marks = marks_of(changes)
     taken: list[Holding] = []
     for each in asked:
         mine = whole.get(id(each), {})

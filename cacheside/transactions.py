@@ -143,9 +143,7 @@ class Transaction:
         with self._lock:
             if not self._taking:
                 return False
-            mine = self._changes.setdefault(core, {})
-            for key, change in changes.items():
-                mine[key] = mine[key].then(change) if key in mine else change
+            scopes.add(changes, to=self._changes.setdefault(core, {}))
             core.book.held += len(changes)
         if self._recorder is not None:
             self._recorder.record(core, changes.keys())
@@ -167,8 +165,7 @@ class Transaction:
     def _undo(self) -> None:
         for core, changes in self._changes.items():
             core.book.rolled_back += len(changes)
-            marks = {key: Change(change.marks) for key, change in changes.items() if change.marks}
-            self._undone.append((core, marks))
+            self._undone.append((core, scopes.marks_of(changes)))
         self._changes = {}
 
     # Its end.

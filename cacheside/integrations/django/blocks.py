@@ -152,11 +152,10 @@ class Block:
         """Tell the caches what is held of `some`, in one go. It raises nothing: the write is done."""
         together: dict[Core, dict[str, Change]] = {}
         for held in self._take(some):
-            mine = together.setdefault(held.core, {})
-            for key, change in held.changes.items():
-                if not certain:
-                    change = Change(change.marks, change.stale)  # not the value of an update
-                mine[key] = mine[key].then(change) if key in mine else change
+            changes = held.changes
+            if not certain:  # not the value of an update
+                changes = {key: Change(change.marks, change.stale) for key, change in changes.items()}
+            scopes.add(changes, to=together.setdefault(held.core, {}))
         _tell([each for core, changes in together.items() for each in deliveries(core, changes)])
 
     def _forget(self, some: Iterable[Held]) -> None:
@@ -164,8 +163,7 @@ class Block:
         now: list[Delivery] = []
         for held in self._take(some):
             held.core.book.rolled_back += len(held.changes)
-            marks = {key: Change(change.marks) for key, change in held.changes.items() if change.marks}
-            now += deliveries(held.core, marks)
+            now += deliveries(held.core, scopes.marks_of(held.changes))
         _tell(now)
 
     def _take(self, some: Iterable[Held]) -> list[Held]:
