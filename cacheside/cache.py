@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import backends, drivers, forks, hitpath, serializers, writes
+from . import backends, drivers, forks, hitpath, serializers, telling, writes
 from .backends.base import AsyncBackend, Backend
 from .core import Core
 from .decorators import CachedFactory, CachedManyFactory
@@ -207,11 +207,11 @@ class Cache:
         Raises:
             InvalidKeyError: a text that can be no key.
         """
-        drivers.invalidate(self._core, self._named(keys, tags))
+        telling.invalidate(self._core, self._named(keys, tags))
 
     async def ainvalidate(self, *keys: str, tags: Sequence[str] = ()) -> None:
         """`invalidate`, awaitable. Cancelling the caller does not stop the delivery."""
-        await drivers.ainvalidate(self._core, self._named(keys, tags))
+        await telling.ainvalidate(self._core, self._named(keys, tags))
 
     def _named(self, keys: Sequence[str], tags: Sequence[str]) -> list[str]:
         return [server_key(self._core, key) for key in keys] + tag_keys(self._core, tags)

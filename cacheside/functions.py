@@ -8,7 +8,7 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from . import drivers, verbs
+from . import drivers, telling, verbs
 from .backends.base import Capability
 from .core import Core
 from .engine import Reader
@@ -245,12 +245,12 @@ class Function:
     def invalidate(self, /, *args: Any, **kwargs: Any) -> None:
         """Drop the entry of a call, sync."""
         core, key = self.server_key(args, kwargs)
-        drivers.invalidate(core, (key,))
+        telling.invalidate(core, (key,))
 
     async def ainvalidate(self, /, *args: Any, **kwargs: Any) -> None:
         """Drop the entry of a call, async."""
         core, key = self.server_key(args, kwargs)
-        await drivers.ainvalidate(core, (key,))
+        await telling.ainvalidate(core, (key,))
 
     def place(self, runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Sequence[str]]:
         """The key and the tags of a call, as the backend knows them."""

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from string import Formatter
 from typing import Any
 
-from . import batch, drivers
+from . import batch, drivers, telling
 from .backends.base import Capability
 from .binder import Binder
 from .envelope import ABSENT, Raised
@@ -143,12 +143,12 @@ class ManyFunction(Function):
     def invalidate(self, /, *args: Any, **kwargs: Any) -> None:
         """Drop the entries of a call, sync."""
         runtime = self.runtime()
-        drivers.invalidate(runtime.core, list(self.spread(runtime, args, kwargs)[1]))
+        telling.invalidate(runtime.core, list(self.spread(runtime, args, kwargs)[1]))
 
     async def ainvalidate(self, /, *args: Any, **kwargs: Any) -> None:
         """Drop the entries of a call, async."""
         runtime = self.runtime()
-        await drivers.ainvalidate(runtime.core, list(self.spread(runtime, args, kwargs)[1]))
+        await telling.ainvalidate(runtime.core, list(self.spread(runtime, args, kwargs)[1]))
 
 
 def _sync_shell(function: ManyFunction) -> Callable[..., Any]:

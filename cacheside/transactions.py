@@ -11,15 +11,15 @@ others may still hit the old entry: the write has not returned yet, and with `st
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Collection, Sequence
 from types import TracebackType
 from typing import Protocol
 
-from . import drivers, forks, scopes
+from . import scopes, telling
 from .core import Core
 from .errors import ConfigurationError
-from .scopes import Change, Changes, Delivery, Holding, deliveries, pass_on, settle
+from .holders import Holder
+from .scopes import Change, Changes, Delivery, Holding, deliveries, settle
 
 
 class Recorder(Protocol):
@@ -34,7 +34,7 @@ class Recorder(Protocol):
         ...
 
 
-class Transaction:
+class Transaction(Holder):
     """A block around the writes of one transaction: their invalidations are delivered at its end.
 
     Made by `cache.transaction()`; use it with ``with`` or ``async with``. What is held: the invalidations, of whatever
@@ -53,27 +53,19 @@ class Transaction:
         writing: Callable[[], bool] = lambda: True,
         recorder: Recorder | None = None,
     ) -> None:
-        self.open: bool = False
-        """See `Scope`: from its beginning until all has been delivered."""
+        super().__init__()
         self.real: bool = False
         """Whether what was written in it is committed at its end, whatever becomes of those around it."""
-        self.parents: Sequence[Holding] = parents
+        self.parents = parents
         self.writing: Callable[[], bool] = writing
         self._recorder = recorder
         self._sync: bool | None = None  # how it was entered, if it was
-        self._held: dict[Core, set[str]] = {}  # as they were added to `core.held`; kept when it is over
-        self.after_fork()
-        forks.register(self)
 
     def after_fork(self) -> None:
-        """A child has no part in the transaction of its parent: what it writes it delivers by itself."""
-        self._lock = threading.Lock()
-        self.open = False
-        self._taking = False  # from its beginning to its end
-        self._counts = False  # whether `_held` is to be taken from `core.held`
+        """See `Holder.after_fork`."""
+        super().after_fork()
         self._changes: dict[Core, dict[str, Change]] = {}
         self._undone: list[tuple[Core, Changes]] = []  # rolled back: only marks are left to take back
-        self._kept: list[tuple[Core, Changes, Sequence[Holding]]] = []  # marks, and who may have to keep them longer
         self._handed_over = False  # to its parents: what was recorded has not been delivered yet
 
     def rollback(self) -> None:
@@ -101,24 +93,6 @@ class Transaction:
             ]
 
     # As a scope.
-
-    def begin(self, context: bool = True) -> None:
-        """It is open from now on; with `context` for the writes of this context."""
-        self.open = self._taking = self._counts = True
-        if context:
-            scopes.enter(self)
-
-    def changes(self, core: Core, key: str) -> bool:
-        """See `Scope.changes`."""
-        return key in self._held.get(core, ())
-
-    def touch(self, core: Core, keys: Collection[str]) -> None:
-        """See `Holding.touch`."""
-        with self._lock:
-            if self._taking:
-                self._note(core, keys)
-        for parent in self.parents:  # all parts of a transaction see what is written in any of them
-            parent.touch(core, keys)
 
     def require(self, core: Core) -> None:
         """See `Holding.require`. A block inside another one delivers nothing."""
@@ -149,19 +123,6 @@ class Transaction:
             self._recorder.record(core, changes.keys())
         return True
 
-    def keep(self, core: Core, marks: Changes, others: Sequence[Holding]) -> bool:
-        """See `Holding.keep`."""
-        with self._lock:
-            if self._taking:
-                self._kept.append((core, marks, others))
-            return self._taking
-
-    def _note(self, core: Core, keys: Collection[str]) -> None:
-        noted = self._held.setdefault(core, set())
-        new = [key for key in keys if key not in noted]
-        noted.update(new)
-        core.hold(new)
-
     def _undo(self) -> None:
         for core, changes in self._changes.items():
             core.book.rolled_back += len(changes)
@@ -185,40 +146,32 @@ class Transaction:
                 self._undo()
             undone, self._undone = self._undone, []
             changes, self._changes = self._changes, {}
-            kept, self._kept = self._kept, []
         around = () if rolled_back else self.parents
-        undone += [(core, marks) for core, marks, others in kept if not pass_on(core, marks, (*around, *others))]
-        now = [each for core, marks in undone for each in deliveries(core, marks)]
+        now = [each for core, marks in undone for each in deliveries(core, marks)] + self._marks_left(around)
         self._handed_over = any(parent.open for parent in self.parents)
         try:
             for core, some in changes.items():
                 now += settle(core, some, self.parents, self.real)
         except BaseException:  # a transaction around it that cannot record them, or Ctrl-C
-            drivers.postpone(now + [each for core, some in changes.items() for each in deliveries(core, some)])
+            telling.postpone(now + [each for core, some in changes.items() for each in deliveries(core, some)])
             self.over()
             raise
         if not rolled_back and (self.real or not self._handed_over):
             scopes.committed()
         return now
 
-    def over(self) -> None:
-        """What `end` gave has been delivered, or is pending: reads may use the cache again."""
-        with self._lock:
-            self.open = False
-            counted, self._counts = self._counts, False
-        scopes.leave(self)
-        if not counted:  # it was over before, or is its parent's
-            return
-        for core, keys in self._held.items():
-            core.unhold(keys)
-        if self._recorder is not None and not self._handed_over:
+    def over(self) -> bool:
+        """See `Holder.over`."""
+        ended = super().over()
+        if ended and self._recorder is not None and not self._handed_over:
             self._recorder.delivered()
+        return ended
 
     def finish(self, rolled_back: bool = False) -> None:
         """End it, and deliver."""
         now = self.end(rolled_back)
         try:
-            drivers.raise_first(drivers.deliver(now))
+            telling.raise_first(telling.deliver(now))
         finally:
             self.over()
 
@@ -231,9 +184,9 @@ class Transaction:
         now = self.end(rolled_back)
         try:
             if closing:
-                drivers.postpone(now)
+                telling.postpone(now)
             else:
-                drivers.raise_first(await drivers.adeliver(now))
+                telling.raise_first(await telling.adeliver(now))
         finally:
             self.over()
 

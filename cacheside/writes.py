@@ -24,7 +24,7 @@ from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Any, TypeVar
 
-from . import drivers, scopes
+from . import drivers, scopes, telling
 from .core import Core, Update
 from .errors import CacheUnavailable, ConfigurationError
 from .functions import Home
@@ -95,7 +95,7 @@ class Write:
                 self._keep_marks_only()
                 try:
                     for core, plan in self._plan.items():
-                        drivers.finish(core, plan)
+                        telling.finish(core, plan)
                 except BaseException:  # Ctrl-C while it takes them back
                     self._postpone()
                     raise
@@ -107,10 +107,10 @@ class Write:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            failures = drivers.deliver(self._ended())
+            failures = telling.deliver(self._ended())
         finally:
             self._close()
-        drivers.raise_first(failures)
+        telling.raise_first(failures)
 
     async def __aenter__(self) -> Write:
         self._begin(sync=False)
@@ -125,7 +125,7 @@ class Write:
                         self._postpone()
                     else:
                         for core, plan in self._plan.items():
-                            await drivers.afinish(core, plan)
+                            await telling.afinish(core, plan)
                 except BaseException:  # cancelled once more, or Ctrl-C
                     self._postpone()
                     raise
@@ -138,11 +138,11 @@ class Write:
     ) -> None:
         try:
             if kind is GeneratorExit:  # the coroutine is being thrown away: nothing can be awaited any more
-                return drivers.postpone(self._ended())
-            failures = await drivers.adeliver(self._ended())
+                return telling.postpone(self._ended())
+            failures = await telling.adeliver(self._ended())
         finally:
             self._close()
-        return drivers.raise_first(failures)
+        return telling.raise_first(failures)
 
     def changes(self, core: Core, key: str) -> bool:
         """See `Scope.changes`."""

@@ -366,6 +366,10 @@ def test_forked_child(rows: Rows) -> None:
         assert not rows.held()
         rows.get.invalidate(1)
         assert not rows.filled(1)
+        with rows.cache.transaction():
+            rows.get.invalidate(1)
+            block.over()  # which takes nothing from what the child holds
+            assert rows.cache._core.held.counts
 
 
 def test_async_only(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,6 +186,7 @@ def test_connection_that_is_lost_at_the_close(shop: SqlShop, monkeypatch: pytest
 
     def lost(connection: Any) -> None:
         roll_back(connection)
+        connection.close()
         raise dialect.loaded_dbapi.OperationalError("server closed the connection unexpectedly")
 
     rename = shop.cache.invalidates("user:{user_id}", strict=True)(shop.rename.__wrapped__)

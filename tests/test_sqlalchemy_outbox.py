@@ -59,10 +59,10 @@ def shop(request: pytest.FixtureRequest, tmp_path: Path, namespace: str) -> Iter
 
 def at_commit(shop: OutboxShop, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Filled by the next commit of a session with the rows that are there before anything is delivered."""
-    from cacheside import drivers
+    from cacheside import telling
 
     seen: list[list[str]] = []
-    deliver = drivers.deliver
+    deliver = telling.deliver
 
     def look(deliveries: Any) -> Any:
         now = list(deliveries)
@@ -70,7 +70,7 @@ def at_commit(shop: OutboxShop, monkeypatch: pytest.MonkeyPatch) -> list[list[st
             seen.extend(shop.rows())
         return deliver(now)
 
-    monkeypatch.setattr(drivers, "deliver", look)
+    monkeypatch.setattr(telling, "deliver", look)
     return seen
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator, Mapping
+from contextvars import copy_context
 from functools import partial
 from typing import Any
 
@@ -43,11 +44,16 @@ def find() -> Iterator[list[Any]]:
     scopes.finders.remove(finder)
 
 
+def begin_elsewhere(transaction: Transaction) -> None:
+    """Begin it in another context, so that it is only found by arguments."""
+    copy_context().run(transaction.begin)
+
+
 @pytest.mark.parametrize("writing", [True, False])
 def test_transaction_that_has_written_nothing(rows: Rows, backend: Recorder, find: list[Any], writing: bool) -> None:
     """Where none has written anything, the write was made by another way, and is delivered at once as well."""
     session = Transaction(writing=lambda: writing)
-    session.begin(context=False)
+    begin_elsewhere(session)
     find.append(session)
     rows.write(1, "new")
     assert backend.dropped == ([] if writing else ["row:1"])
@@ -59,7 +65,7 @@ def test_several_transactions(rows: Rows, backend: Recorder, find: list[Any]) ->
     """Of several sessions each delivers at its own end, whichever it was that wrote; a rollback drops its own only."""
     sessions = [Transaction(writing=partial(bool, answer)) for answer in (True, False, True)]
     for session in sessions:
-        session.begin(context=False)
+        begin_elsewhere(session)
     find += sessions
     rows.write(1, "new")
     assert backend.dropped == []
@@ -74,7 +80,7 @@ def test_several_transactions(rows: Rows, backend: Recorder, find: list[Any]) ->
 def test_commit_inside_a_write(rows: Rows, backend: Recorder, find: list[Any]) -> None:
     """A write that commits a transaction of its own is delivered at its end, though another session is open."""
     session = Transaction()
-    session.begin(context=False)
+    begin_elsewhere(session)
     find.append(session)
 
     def commits() -> None:
@@ -100,7 +106,7 @@ def test_transaction_that_ends_during_a_write(rows: Rows, backend: Recorder, fin
     outer = Transaction()
     inner = Ends([outer])
     for each in (outer, inner):
-        each.begin(context=False)
+        begin_elsewhere(each)
     find.append(inner)
     rows.write(1, "new")
     assert backend.dropped == []
@@ -127,13 +133,13 @@ def test_keys_that_no_client_can_tell() -> None:
     pytest.importorskip("redis")
     import redis.asyncio
 
-    from cacheside import drivers
+    from cacheside import telling
     from cacheside.backends.redis import RedisBackend
     from cacheside.scopes import Delivery
 
     core = Cache(RedisBackend(aclient=redis.asyncio.Redis(port=1)))._core
     core.undelivered({"a": None})
-    (failure,) = drivers.deliver([Delivery(core, {"a": None, "b": None}, {}, 0.0)])
+    (failure,) = telling.deliver([Delivery(core, {"a": None, "b": None}, {}, 0.0)])
     assert "has only an async client" in str(failure)
     assert core.pending.blocks("b")
 

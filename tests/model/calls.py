@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from cacheside import drivers, engine, health
+from cacheside import drivers, engine, health, telling
 from cacheside.backends.base import Hit
 from cacheside.envelope import Raised
 from cacheside.errors import CachesideError
@@ -318,7 +318,7 @@ def _adrive(steps: Any, core: Any) -> Generator[Any, Any, Any]:
 
 
 @types.coroutine
-def _afinish(core: Any, plan: Any, updates: Any = drivers.NO_UPDATES, stale: float = 0.0) -> Generator[Any, Any, Any]:
+def _afinish(core: Any, plan: Any, updates: Any = telling.NO_UPDATES, stale: float = 0.0) -> Generator[Any, Any, Any]:
     return (yield from core.finish(plan, updates, stale)) if plan else None
 
 
@@ -327,7 +327,7 @@ def by_hand() -> Iterator[None]:
     """In this block the drivers hand their steps to the test, and time is the test's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(drivers, "adrive", _adrive)
-        patch.setattr(drivers, "afinish", _afinish)
+        patch.setattr(telling, "afinish", _afinish)
         for module in ("engine", "core", "freshness", "batch", "backends.memcached.known"):
             patch.setattr(f"cacheside.{module}.time", SimpleNamespace(monotonic=clock))
         # A pause must not be over, after some ttls, by chance: the same moves make the same run.

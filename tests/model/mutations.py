@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-from cacheside import drivers
+from cacheside import telling
 from cacheside.backends.base import Hit, Leased
 from cacheside.backends.memcached import changes, fills
 from cacheside.backends.memcached import wire as memcached_wire
@@ -190,7 +190,7 @@ def _delete_first(patch: Patch) -> None:
     async def enter(self: Write) -> Write:
         await real(self)
         for core, plan in self._plan.items():
-            await drivers.afinish(core, plan)
+            await telling.afinish(core, plan)
         return self
 
     async def leave(self: Write, *error: object) -> None:

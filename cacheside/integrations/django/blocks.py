@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
-from ... import drivers, forks, scopes
+from ... import scopes, telling
 from ...core import Core
 from ...errors import ConfigurationError
 from ...health import logger
-from ...scopes import Change, Changes, Delivery, Holding, deliveries, pass_on
+from ...holders import Holder
+from ...scopes import Change, Changes, Delivery, deliveries
 from ...writes import Write
 
 
@@ -29,43 +29,34 @@ class Held:
         self._block.deliver([self])
 
 
-class Block:
+class Block(Holder):
     """A transaction of a connection, from its beginning to its end, as a scope (`scopes.Holding`).
 
-    Threads may share it: async code inside it runs in others. Its end is told by the thread of the connection.
+    Threads may share it: async code inside it runs in others. Its end is told by the thread of the connection. It has
+    no parents: what a ``cache.transaction()`` block around it holds, it holds as well, and each has its own end.
 
     Args:
         connection: Django's.
         old: what is read in it is from a snapshot: others may have written it since, and invalidated.
     """
 
-    parents: Sequence[Holding] = ()
-    """None: what a ``cache.transaction()`` block around it holds, it holds as well, and each has its own end."""
-
     def __init__(self, connection: Any, old: bool) -> None:
+        super().__init__()
         self._connection = connection
         self.old: bool = old
         self.wrote: bool = False
         """Whether something has been written in it, by a statement that says so."""
         self.dirty: bool = False
         """Whether something may have been, by a statement that is not plainly a read."""
-        self._changing: dict[Core, set[str]] = {}  # as they were added to `core.held`; kept when it is over
-        self.after_fork()
-        forks.register(self)
-        self.open: bool = True
-        """See `Scope`: until all has been delivered."""
-        self._taking = True  # until its end
 
     def after_fork(self) -> None:
-        """A child has no part in the transaction of its parent."""
-        self._lock = threading.Lock()
+        """See `Holder.after_fork`."""
+        super().after_fork()
         self._held: dict[Held, None] = {}
-        self._kept: list[tuple[Core, Changes, Sequence[Holding]]] = []  # marks, and who may have to keep them longer
-        self.open = self._taking = False
 
     def changes(self, core: Core, key: str) -> bool:
         """See `Scope.changes`. Any key, if anything that is read in it may be what no cache should have."""
-        return self.old or self.dirty or key in self._changing.get(core, ())
+        return self.old or self.dirty or super().changes(core, key)
 
     def writing(self) -> bool:
         """See `Holding.writing`."""
@@ -77,15 +68,6 @@ class Block:
             raise ConfigurationError(
                 f"{core.label} has only an async client, by which the end of a transaction of Django's cannot deliver"
             )
-
-    def touch(self, core: Core, keys: Collection[str]) -> None:
-        """See `Holding.touch`."""
-        with self._lock:
-            if self._taking:
-                noted = self._changing.setdefault(core, set())
-                new = [key for key in keys if key not in noted]
-                noted.update(new)
-                core.hold(new)
 
     def hold(self, core: Core, changes: Changes) -> bool:
         """See `Holding.hold`."""
@@ -100,13 +82,6 @@ class Block:
             self._held[held] = None
             core.book.held += len(changes)
         return True
-
-    def keep(self, core: Core, marks: Changes, others: Sequence[Holding]) -> bool:
-        """See `Holding.keep`."""
-        with self._lock:
-            if self._taking:
-                self._kept.append((core, marks, others))
-            return self._taking
 
     def hold_around(self) -> None:
         """It is about to be committed: hold what decorated writes around the commit have to tell at their own end."""
@@ -140,13 +115,9 @@ class Block:
                 self.deliver(list(self._held), certain)
             else:
                 self._forget(list(self._held))
-            left = [(core, marks) for core, marks, others in self._kept if not pass_on(core, marks, others)]
-            _tell([each for core, marks in left for each in deliveries(core, marks)])
+            _tell(self._marks_left())
         finally:
-            self.open = False
-            scopes.leave(self)
-            for core, keys in self._changing.items():
-                core.unhold(keys)
+            self.over()
 
     def deliver(self, some: Iterable[Held], certain: bool = True) -> None:
         """Tell the caches what is held of `some`, in one go. It raises nothing: the write is done."""
@@ -175,5 +146,5 @@ class Block:
 
 
 def _tell(now: Iterable[Delivery]) -> None:
-    for failure in drivers.deliver(now):
+    for failure in telling.deliver(now):
         logger().error("an invalidation could not be delivered at the end of a transaction: %s", failure)

@@ -62,7 +62,7 @@ class Tie:
             return None
         if self._block is None:
             self._block = Block(connection, self._old)
-            scopes.enter(self._block)
+            self._block.begin()
         return self._block
 
     def set_autocommit(self, autocommit: bool, *args: Any, **options: Any) -> None:

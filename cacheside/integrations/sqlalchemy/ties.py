@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util import concurrency
 
-from ... import drivers, scopes
+from ... import scopes, telling
 from ...core import Core
 from ...errors import ConfigurationError
 from ...flight import Flight
@@ -197,7 +197,7 @@ class Tie:
     def abandoned(self) -> None:
         """Nobody will end it any more: what is left of it."""
         for level in reversed(self._levels.values()):
-            drivers.postpone(level.end(rolled_back=not self.tried))
+            telling.postpone(level.end(rolled_back=not self.tried))
             level.over()
 
 
