@@ -56,7 +56,7 @@ class Transaction(Holder):
         super().__init__()
         self.real: bool = False
         """Whether what was written in it is committed at its end, whatever becomes of those around it."""
-        self.parents = parents
+        self.parents: Sequence[Holding] = parents
         self.writing: Callable[[], bool] = writing
         self._recorder = recorder
         self._sync: bool | None = None  # how it was entered, if it was
