@@ -22,7 +22,7 @@ from servers import HOST, PostgresServer, RedisServer
 
 pytestmark = [pytest.mark.proof, pytest.mark.alone, pytest.mark.timeout(300)]
 
-SECONDS = scaled(8.0, 60.0)
+SECONDS = scaled(5.0, 60.0)
 
 
 class Shop(Served):
