@@ -21,6 +21,7 @@ class Holder:
         """See `Scope`: from its beginning until all has been delivered."""
         self.parents: Sequence[Holding] = ()
         """See `Holding`."""
+        self._rollbacks = 0
         self._changing: dict[Core, set[str]] = {}  # as they were added to `core.held`; kept when it is over
         self.after_fork()
         forks.register(self)
@@ -37,6 +38,10 @@ class Holder:
         """It is open from now on, and this context is inside it."""
         self.open = self._taking = self._counts = True
         scopes.enter(self)
+
+    def rollbacks(self) -> int:
+        """See `Holding.rollbacks`."""
+        return self._rollbacks + sum(parent.rollbacks() for parent in self.parents)
 
     def changes(self, core: Core, key: str) -> bool:
         """See `Scope.changes`."""

@@ -46,6 +46,11 @@ def marks_of(changes: Changes) -> dict[str, Change]:
     return {key: Change(change.marks) for key, change in changes.items() if change.marks}
 
 
+def without_values(changes: Changes) -> dict[str, Change]:
+    """`changes` where what was written may have been rolled back: invalidations, with no value to put in."""
+    return {key: Change(change.marks, change.stale) for key, change in changes.items()}
+
+
 def add(changes: Changes, to: dict[str, Change]) -> None:
     """Have `to` say what it said, and `changes` after that."""
     for key, change in changes.items():
@@ -68,6 +73,10 @@ class Holding(Scope, Protocol):
 
     parents: Sequence[Holding]
     """Those around it. What is made inside it after its end is theirs."""
+
+    def rollbacks(self) -> int:
+        """How often something that was written in it, or around it, has been rolled back, or may have been."""
+        ...
 
     def require(self, core: Core) -> None:
         """That it can deliver to this cache at its end.
@@ -262,7 +271,7 @@ class Held:
 
         It may be over, and rolled back: what was loaded in it may have been neither the old value nor the new one.
         """
-        return _any_changes(before, core, keys) or bool(self.counts and _is_watched(core, keys))
+        return _any_changes(before, core, keys) or _is_watched(core, keys)
 
 
 def _any_changes(scopes: Collection[Scope], core: Core, keys: Collection[str]) -> bool:

@@ -66,6 +66,7 @@ class Transaction(Holder):
         super().after_fork()
         self._changes: dict[Core, dict[str, Change]] = {}
         self._undone: list[tuple[Core, Changes]] = []  # rolled back: only marks are left to take back
+        self._seen = 0  # of `rollbacks`, when `_changes` were looked through
         self._handed_over = False  # to its parents: what was recorded has not been delivered yet
 
     def rollback(self) -> None:
@@ -74,7 +75,14 @@ class Transaction(Holder):
         Guards of strict writes are taken back at the end of the block.
         """
         with self._lock:
+            self._rollbacks += 1
             self._undo()
+
+    def doubt(self) -> None:
+        """Some of what was written in it so far may have been rolled back: what was invalidated stays so, but no value
+        of an update is put in."""
+        with self._lock:
+            self._rollbacks += 1
 
     def keys(self, core: Core) -> list[str]:
         """The keys of one cache that are held now, as its backend knows them."""
@@ -117,11 +125,22 @@ class Transaction(Holder):
         with self._lock:
             if not self._taking:
                 return False
+            self._look_through()
             scopes.add(changes, to=self._changes.setdefault(core, {}))
             core.book.held += len(changes)
         if self._recorder is not None:
             self._recorder.record(core, changes.keys())
         return True
+
+    def _look_through(self) -> None:
+        """Drop the values from before a rollback of a part, or of a block around it: they may never have been real.
+
+        What was invalidated is not dropped with them: another task may have written it by another connection.
+        """
+        now = self.rollbacks()
+        if now != self._seen:
+            self._seen = now
+            self._changes = {core: scopes.without_values(changes) for core, changes in self._changes.items()}
 
     def _undo(self) -> None:
         for core, changes in self._changes.items():
@@ -131,11 +150,12 @@ class Transaction(Holder):
 
     # Its end.
 
-    def end(self, rolled_back: bool = False) -> list[Delivery]:
+    def end(self, rolled_back: bool = False, certain: bool = True) -> list[Delivery]:
         """It is over; what has to be delivered now. To be followed by `over`, when that has been done.
 
         Args:
             rolled_back: nothing of what was written in it is real.
+            certain: all of it is. With neither it may be: that invalidates, and puts no value in.
 
         Raises:
             Exception: what the recorder of one of its parents raised. Then it is over, and all is pending.
@@ -144,6 +164,9 @@ class Transaction(Holder):
             self._taking = False
             if rolled_back:
                 self._undo()
+            if not certain:
+                self._rollbacks += 1
+            self._look_through()
             undone, self._undone = self._undone, []
             changes, self._changes = self._changes, {}
         around = () if rolled_back else self.parents
@@ -167,21 +190,21 @@ class Transaction(Holder):
             self._recorder.delivered()
         return ended
 
-    def finish(self, rolled_back: bool = False) -> None:
+    def finish(self, rolled_back: bool = False, certain: bool = True) -> None:
         """End it, and deliver."""
-        now = self.end(rolled_back)
+        now = self.end(rolled_back, certain)
         try:
             telling.raise_first(telling.deliver(now))
         finally:
             self.over()
 
-    async def afinish(self, rolled_back: bool = False, closing: bool = False) -> None:
+    async def afinish(self, rolled_back: bool = False, certain: bool = True, closing: bool = False) -> None:
         """`finish`, awaitable.
 
         Args:
             closing: nothing can be awaited any more: what is to be delivered is pending instead.
         """
-        now = self.end(rolled_back)
+        now = self.end(rolled_back, certain)
         try:
             if closing:
                 telling.postpone(now)
@@ -204,7 +227,7 @@ class Transaction(Holder):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.finish()
+        self.finish(certain=kind is None)
 
     async def __aenter__(self) -> Transaction:
         self._enter(sync=False)
@@ -213,4 +236,4 @@ class Transaction(Holder):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.afinish(closing=kind is GeneratorExit)
+        await self.afinish(certain=kind is None, closing=kind is GeneratorExit)

@@ -43,5 +43,7 @@ MUTANTS: list[tuple[type[MemoryBackend], str]] = [
     (broken_backends.NeverFrees, "test_strict_write_rolled_back"),
     (broken_backends.NeverUpdates, "test_update_in_a_transaction"),
     (broken_backends.NeverFrees, "test_update_rolled_back"),
+    (broken_backends.NeverUpdates, "test_update_in_a_transaction_that_raises"),
+    (broken_backends.NeverUpdates, "test_update_beside_a_rollback"),
     (broken_backends.UpdatesAnyway, "test_update_in_a_transaction_beside_other_writes"),
 ]

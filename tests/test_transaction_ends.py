@@ -67,6 +67,32 @@ def test_cancelled_block(rows: Rows, backend: Recorder) -> None:
     asyncio.run(main())
 
 
+def test_update_in_a_cancelled_block() -> None:
+    """No value of an update goes in at the end of a block that is cancelled: it is rolled back, as far as is known."""
+    rows = Rows(Cache("memory://"))
+
+    @rows.cache.updates(rows.aread)
+    async def update(row: int, value: str) -> str:
+        rows.stored[row] = value
+        return value
+
+    async def main() -> None:
+        async def work() -> None:
+            async with rows.cache.transaction():
+                await update(1, "never")
+                await asyncio.sleep(60)
+
+        task = asyncio.create_task(work())
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        rows.stored.clear()
+        assert await rows.aread(1) == "old"
+
+    asyncio.run(main())
+
+
 def test_cancelled_at_its_end() -> None:
     """Cancelled while it is delivering, the delivery goes on, and the key is bypassed here until it is known to be."""
     wire = Wire()

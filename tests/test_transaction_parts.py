@@ -114,6 +114,22 @@ def test_transaction_that_ends_during_a_write(rows: Rows, backend: Recorder, fin
     assert backend.dropped == ["row:1"]
 
 
+def test_known_value_in_a_transaction(rows: Rows) -> None:
+    """What `.set` is given inside a transaction that has written, in whatever way, may be uncommitted: refused."""
+
+    class HasWritten(Transaction):
+        def changes(self, core: Any, key: str) -> bool:
+            return True
+
+    cache = Cache("memory://")
+    read = cache.cached("row:{row}")(rows.load)
+    block = HasWritten()
+    with block:
+        assert read.set("never", 1) is False
+    assert read(1) == "old"
+    assert read.set("known", 1) is True
+
+
 def test_closed_before_its_end(rows: Rows, backend: Recorder) -> None:
     """A transaction that an integration closes in a hurry, and ends later, leaves nothing behind; nor do two ends."""
     session = Transaction()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -20,23 +21,29 @@ Step = Callable[[], Any]
 
 
 def transaction(bench: Bench, cache: Cache, *steps: Step, undone: bool = False) -> Callable[[], Any]:
-    """A function that makes calls inside a transaction, which then may roll back; it returns their results."""
+    """A function that makes calls inside a transaction, which then may roll back; it returns their results.
+
+    A step that raises `LookupError` breaks it off, and nothing else.
+    """
 
     def call() -> list[Any]:
-        with cache.transaction() as block:
-            found = [step() for step in steps]
+        found: list[Any] = []
+        with suppress(LookupError), cache.transaction() as block:
+            for step in steps:
+                found.append(step())
             if undone:
                 block.rollback()
         return found
 
     async def acall() -> list[Any]:
         found: list[Any] = []
-        async with cache.transaction() as block:
-            for step in steps:
-                answer = step()
-                found.append(await answer if inspect.isawaitable(answer) else answer)
-            if undone:
-                block.rollback()
+        with suppress(LookupError):
+            async with cache.transaction() as block:
+                for step in steps:
+                    answer = step()
+                    found.append(await answer if inspect.isawaitable(answer) else answer)
+                if undone:
+                    block.rollback()
         return found
 
     return call if bench.colour == "sync" else acall
@@ -338,6 +345,40 @@ class ScopePromises(Promises):
             assert [bench.call(read, 1) for _ in range(2)] == [0, 0]
             assert store.reads == 1
             assert (cache.stats().updates, cache.stats().guards_lost) == (int(nested), 0)
+
+    @promise
+    def test_update_in_a_transaction_that_raises(self, bench: Bench) -> None:
+        """A block that raises may have been rolled back: no value of an update goes in, nor in one inside it."""
+        for nested in (False, True):
+            cache, store = bench.cache(), Store()
+            read = cache.cached(key=f"{nested}:{{row}}")(bench.function(store.read))
+            write = cache.updates(read)(bench.function(store.write_and_return))
+            block = transaction(bench, cache, partial(write, 1, "never"), store.rows.clear, partial(store.rows.pop, 9))
+            bench.call(transaction(bench, cache, block, partial(write, 2, "new")) if nested else block)
+            assert [bench.call(read, row) for row in (1, 1, 2)] == [0, 0, "new" if nested else 0]
+            assert (cache.stats().updates, cache.stats().guards_lost) == (int(nested), 0)
+
+    @promise
+    def test_update_beside_a_rollback(self, bench: Bench) -> None:
+        """An update in a block that is still open when the one around it says `rollback()` puts no value in."""
+        cache, store = bench.cache(), Store()
+        read = cache.cached(key="row:{row}")(bench.function(store.read))
+        write = cache.updates(read)(bench.function(store.write_and_return))
+        outer = cache.transaction()
+        steps = (partial(write, 1, "never"), outer.rollback, store.rows.clear, partial(write, 2, "new"))
+        block = transaction(bench, cache, *steps)
+
+        def call() -> None:
+            with outer:
+                block()
+
+        async def acall() -> None:
+            async with outer:
+                await block()
+
+        bench.call(call if bench.colour == "sync" else acall)
+        assert [bench.call(read, row) for row in (1, 1, 2)] == [0, 0, "new"]
+        assert (cache.stats().updates, cache.stats().guards_lost) == (1, 0)
 
     @promise
     def test_update_in_a_transaction_beside_other_writes(self, bench: Bench) -> None:

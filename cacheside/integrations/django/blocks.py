@@ -124,8 +124,8 @@ class Block(Holder):
         together: dict[Core, dict[str, Change]] = {}
         for held in self._take(some):
             changes = held.changes
-            if not certain:  # not the value of an update
-                changes = {key: Change(change.marks, change.stale) for key, change in changes.items()}
+            if not certain:
+                changes = scopes.without_values(changes)
             scopes.add(changes, to=together.setdefault(held.core, {}))
         _tell([each for core, changes in together.items() for each in deliveries(core, changes)])
 
