@@ -13,7 +13,7 @@ harm), from a process of its own, a thread or a task.
 table.py      the table: its definition for each database, and its statements
 schema.py     the same for SQLAlchemy and Alembic
 recorder.py   writes the rows of one transaction over the application's own connection
-store.py      the table as a relay sees it
+store.py      the table as a relay sees it; urls.py makes an engine of its URL
 listener.py   hears of new rows, on PostgreSQL; bell.py is how a relay waits
 relay.py      delivers what was left; command.py is `cacheside relay`
 """

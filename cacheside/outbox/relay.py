@@ -4,9 +4,10 @@ A row is taken when it is older than `delay`, by the clock of its database: most
 that. The keys of a batch of rows are invalidated by one command; then the rows are removed. A relay that dies in
 between leaves them to the next one, which invalidates once more.
 
-How old an entry can get: a row is seen at its commit (PostgreSQL, by NOTIFY) or within `poll` seconds of it, and is
-delivered when its `delay` is over. So an entry is stale for `delay` seconds after the commit at most, or for `poll` if
-that is longer and nobody notifies, as long as the database, the cache and a relay are up.
+How old an entry can get: a row is seen at its commit (PostgreSQL, if its table has the trigger that notifies) or
+within `poll` seconds of it, and is delivered when its `delay` is over. So an entry is stale for `delay` seconds after
+the commit at most, or for `poll` if that is longer and nobody notifies, as long as the database, the cache and a relay
+are up.
 """
 
 from __future__ import annotations

@@ -18,32 +18,19 @@ from .table import NOW, Outbox, StoreFailed, dialect_called
 
 try:
     import sqlalchemy as sa
-    from sqlalchemy import exc, pool
+    from sqlalchemy import exc
 except ImportError as _missing:
     raise MissingExtraError("a relay needs the package 'sqlalchemy': pip install 'cacheside[sqlalchemy]'") from _missing
 
-PATIENCE = 5  # seconds to connect
-_STUCK = 30  # seconds without an answer
+from .urls import file_of, make_engine
+
 HOLD = 60  # seconds after which PostgreSQL takes away the rows of a relay that has gone silent: its host is gone, say
 
-_DRIVERS = {
-    "postgresql": "postgresql+psycopg",
-    "postgres": "postgresql+psycopg",
-    "mysql": "mysql+pymysql",
-    "mariadb": "mariadb+pymysql",
-}
-_WAIT: dict[str, dict[str, int]] = {
-    # It has no time-out of an answer, but of a host that is gone: else a send is tried again for a quarter of an hour,
-    # and an answer waited for until keepalive begins, after two.
-    "psycopg": {
-        "connect_timeout": PATIENCE,
-        "tcp_user_timeout": _STUCK * 1000,
-        "keepalives_idle": 10,
-        "keepalives_interval": 5,
-        "keepalives_count": 4,
-    },
-    "pymysql": {"connect_timeout": PATIENCE, "read_timeout": _STUCK, "write_timeout": _STUCK},
-}
+# One that is disabled, or enabled for replicas only, does not fire.
+_TRIGGER = sa.text(
+    "SELECT count(*) FROM pg_trigger "
+    "WHERE tgrelid = to_regclass(:table) AND tgname = :trigger AND tgenabled IN ('O', 'A')"
+)
 
 
 class Found(NamedTuple):
@@ -80,7 +67,7 @@ class OutboxStore:
 
     def __init__(self, outbox: Outbox, store: Any) -> None:
         self._outbox = outbox
-        self._engine = self._own = _engine(store) if isinstance(store, str) else None
+        self._engine = self._own = make_engine(store) if isinstance(store, str) else None
         if self._engine is None:
             if not isinstance(store, sa.Engine):
                 raise ConfigurationError(
@@ -93,19 +80,25 @@ class OutboxStore:
         self.label: str = masked(self._engine.url.render_as_string(hide_password=True))
         """How the log calls it; never with a password."""
         self._dialect = dialect
+        self._file = file_of(self._own.url) if self._own is not None else None
         if dialect != "sqlite":
             # MariaDB's default would lock the gaps between rows, and so keep writers from inserting.
             self._engine = self._engine.execution_options(isolation_level="READ COMMITTED")
 
     @contextlib.contextmanager
     def session(self) -> Iterator[Session]:
-        """A connection, and where it is possible a second one that hears of new rows.
+        """A connection, and where the table notifies of new rows a second one that hears of them.
 
         Raises:
-            StoreFailed: the database cannot be reached, or there is no such table.
+            StoreFailed: the database cannot be reached, or there is no such file or table.
             ConfigurationError: the URL has an option that the driver does not know.
         """
         assert self._engine is not None  # as made above
+        if self._file is not None:
+            try:
+                self._file.stat()  # SQLite would make it
+            except OSError as error:
+                raise StoreFailed(f"a relay needs the file of the application, and makes none: {error}") from None
         with contextlib.ExitStack() as stack:
             # The isolation level is set, and LISTEN executed, by the driver itself.
             driver: Any = self._engine.dialect.loaded_dbapi
@@ -116,7 +109,7 @@ class OutboxStore:
                     raise ConfigurationError(f"{self.label} has an option that cannot work: {error}") from None
                 session = Session(self._outbox, self._dialect, self.label, connection)
                 session.check()
-                if self._engine.dialect.driver == "psycopg":
+                if self._engine.dialect.driver == "psycopg" and session.notified():
                     heard = stack.enter_context(self._engine.connect())
                     stack.callback(heard.invalidate)  # it must not go back to a pool: it listens
                     session.listener = Listener(heard.connection.driver_connection, self._outbox.channel)
@@ -173,6 +166,13 @@ class Session:
                 "it, or Outbox(cache).sqlalchemy_table(metadata) in a migration"
             )
 
+    def notified(self) -> bool:
+        """Whether the table has the trigger that notifies; only for PostgreSQL."""
+        with failing(self._label):
+            found = self._connection.scalar(_TRIGGER, {"table": self._outbox.table, "trigger": self._outbox.trigger})
+            self._connection.rollback()
+        return bool(found)
+
     def take(self, limit: int, delay: float, after: Found) -> Page:
         """Rows that are older than `delay` seconds, the oldest first, behind the row `after`. Then `remove`, `done`."""
         arguments = {"limit": limit, "delay": delay, "created": after.created, "id": after.id}
@@ -217,33 +217,6 @@ def failing(label: str, *errors: type[Exception]) -> Iterator[None]:
     except told as error:
         reason = " ".join(str(getattr(error, "orig", None) or error).split())
         raise StoreFailed(f"{label} fails: {reason}") from error
-
-
-def _engine(text: str) -> sa.Engine:
-    scheme, separator, rest = text.partition("://")
-    shown = masked(text)
-    try:
-        url = sa.make_url(f"{_DRIVERS.get(scheme, scheme)}{separator}{rest}")
-        if dialect_called(url.get_backend_name()) not in NOW:
-            raise ValueError
-        dialect = url.get_dialect()
-    except (exc.ArgumentError, ValueError):  # from None: its text may quote the password
-        raise ConfigurationError(
-            f"a store is 'postgresql://user@host/database', 'mariadb://user@host/database' or 'sqlite:///path', "
-            f"not {shown!r}"
-        ) from None
-    if dialect.is_async:
-        raise ConfigurationError(f"a relay needs a driver of plain code, as for 'postgresql://...', not {shown!r}")
-    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
-        raise ConfigurationError(f"{shown!r} is in memory, where no other process sees it: 'sqlite:///path' is a file")
-    given = {name: value for name, value in _WAIT.get(dialect.driver, {}).items() if name not in url.query}
-    try:
-        return sa.create_engine(url, poolclass=pool.NullPool, connect_args=given)
-    except ImportError as error:
-        extra = "'cacheside[postgresql]'" if dialect.driver == "psycopg" else dialect.driver
-        raise MissingExtraError(f"{shown} needs the package {dialect.driver!r}: pip install {extra}") from error
-    except exc.SQLAlchemyError as error:
-        raise ConfigurationError(f"{shown} cannot work: {error}") from None
 
 
 def _skips_locked(dialect: Any) -> bool:

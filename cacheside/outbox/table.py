@@ -188,13 +188,19 @@ class Outbox:
         return (table, f"CREATE INDEX IF NOT EXISTS {name}_created ON {self.table} (created)", *self.notifying())
 
     def notifying(self) -> tuple[str, ...]:
-        """The statements that make PostgreSQL notify the relays of new rows; none without `notify`."""
+        """The statements that make PostgreSQL notify the relays of new rows; none without `notify`.
+
+        `statements` has them too. They are for a migration that makes the table from its columns, on PostgreSQL::
+
+            for statement in outbox.notifying():
+                op.execute(statement)
+        """
         if not self.notify:
             return ()
         return (
             f"CREATE OR REPLACE FUNCTION {self.table}_notify() RETURNS trigger LANGUAGE plpgsql AS $$\n"
             f"BEGIN NOTIFY {self.channel}; RETURN NULL; END $$",
-            f"CREATE OR REPLACE TRIGGER {self.channel}_notify AFTER INSERT ON {self.table}\n"
+            f"CREATE OR REPLACE TRIGGER {self.trigger} AFTER INSERT ON {self.table}\n"
             f"    FOR EACH STATEMENT EXECUTE FUNCTION {self.table}_notify()",
         )
 
@@ -203,12 +209,20 @@ class Outbox:
         """On which PostgreSQL notifies: the name of the table without its schema."""
         return self.table.rpartition(".")[2]
 
+    @property
+    def trigger(self) -> str:
+        """What the trigger on PostgreSQL is called; relays look for it."""
+        return f"{self.channel}_notify"
+
     def ddl(self, dialect: Dialect) -> str:
-        """`statements` as one text, for a migration: each ends with a semicolon."""
+        """`statements` as one text, for a migration: each ends with a semicolon. `notifying` is among them."""
         return "".join(f"{statement};\n" for statement in self.statements(dialect))
 
     def sqlalchemy_table(self, metadata: sqlalchemy.MetaData) -> sqlalchemy.Table:
         """The table for SQLAlchemy and Alembic: ``metadata.create_all`` makes what `statements` does.
+
+        A migration with ``op.create_table``, as Alembic writes it, makes the columns alone: on PostgreSQL it has to
+        execute the statements of `notifying` too, else relays poll.
 
         Raises:
             MissingExtraError: SQLAlchemy is not installed.
