@@ -615,13 +615,16 @@ def test_tags(small: SqlShop) -> None:
         ("-- update users\nSELECT 1", False),
         ("WITH a AS (INSERT INTO users VALUES (1) RETURNING id) SELECT * FROM a", True),
         ("CALL move(1)", True),
+        ("/* a *//***/ /* b ** c / */" * 100 + "SELECT 1", False),
+        ("/* a *//***/ /* b ** c / */" * 100 + "DELETE FROM users", True),
     ],
 )
 def test_statements_that_write(statement: str, writes: bool) -> None:
-    """A statement counts as a write if its text surely is one."""
-    from cacheside.integrations.sqlalchemy.engines import _WRITES
+    """A statement counts as a write if its text surely is one, however many comments are before it."""
+    from cacheside.integrations.sqlalchemy.engines import _COMMITS, _WRITES
 
     assert bool(_WRITES.match(statement)) == writes
+    assert not _COMMITS.match(statement)
 
 
 def test_raw_statements(small: SqlShop) -> None:

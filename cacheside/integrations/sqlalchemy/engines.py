@@ -36,14 +36,16 @@ class Watched(Protocol):
     """The loads that its first statement was executed in; None: it has executed none."""
 
 
+_COMMENT = r"/\*[^*]*\*+(?:[^/*][^*]*\*+)*/|--[^\n]*\n"  # not `.*?`, which tries all ways to split a row of them
+
 _WRITES = re.compile(
-    r"(?:[\s(]|/\*.*?\*/|--[^\n]*\n)*"
+    rf"(?:[\s(]|{_COMMENT})*"
     r"(?:insert|update|delete|merge|replace|upsert|truncate|copy|load|call|exec|do|create|alter|drop"
     r"|with\b.*?\b(?:insert\s+into|(?<!for )(?<!key )update|delete\s+from|merge\s+into))\b",
     re.IGNORECASE | re.DOTALL,
 )
 
-_COMMITS = re.compile(r"(?:\s|/\*.*?\*/|--[^\n]*\n)*(?:commit|end)\b", re.IGNORECASE | re.DOTALL)
+_COMMITS = re.compile(rf"(?:\s|{_COMMENT})*(?:commit|end)\b", re.IGNORECASE)
 
 _watched: weakref.WeakKeyDictionary[Connection, Watched] = weakref.WeakKeyDictionary()
 _autocommit: weakref.WeakSet[Connection] = weakref.WeakSet()
