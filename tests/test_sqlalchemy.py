@@ -227,6 +227,28 @@ def test_commit_that_fails_but_is_real(bound: SqlShop, monkeypatch: pytest.Monke
         assert bound.seen() == "new"
 
 
+@pytest.mark.parametrize("real", [True, False], ids=["real", "refused"])
+def test_update_whose_commit_fails(bound: SqlShop, monkeypatch: pytest.MonkeyPatch, real: bool) -> None:
+    """The value of an update is not put in if the commit raised: the database may have refused it."""
+    rename = bound.cache.updates(bound.get)(bound.rename.__wrapped__)
+    dialect = bound.store.engine.dialect
+    end = dialect.do_commit if real else dialect.do_rollback
+
+    def fail(connection: Any) -> None:
+        end(connection)
+        raise OperationalError("COMMIT", {}, Exception("lost, or could not serialize access"))
+
+    with bound.sessions() as session:
+        rename(session, 1, "new")
+        with monkeypatch.context() as patch:
+            patch.setattr(dialect, "do_commit", fail)
+            with pytest.raises(OperationalError):
+                session.commit()
+        session.rollback()
+    assert bound.seen() == bound.seen() == ("new" if real else "old")
+    assert (bound.cache.stats().updates, bound.loads) == (0, 1)
+
+
 def test_commit_whose_flush_fails(bound: SqlShop) -> None:
     """If the flush of a commit fails no COMMIT was tried: what is held is dropped with the rollback."""
     bound.seen()

@@ -14,6 +14,7 @@ import redis.asyncio
 from sql_app import application
 from sql_shop import SqlShop, User, open_store
 from sqlalchemy import event, select, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker, create_async_engine
 from sqlalchemy.util import await_only
 
@@ -189,6 +190,29 @@ def test_many_tasks(bound: AsyncShop) -> None:
             await asyncio.create_task(rename(number))
         assert [await shop.aseen(number) for number in (1, 2, 3)] == ["new 27", "new 25", "new 29"]
         assert shop.cache.stats().rolled_back == 15
+
+    run(bound, scenario)
+
+
+def test_update_whose_commit_fails(bound: AsyncShop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The value of an update is not put in if the commit raised: the database may have refused it."""
+
+    async def scenario(shop: AsyncShop) -> None:
+        rename = shop.acache.updates(shop.aget_by)(_arename)
+        async with shop.asessions() as session:
+            dialect = session.get_bind().dialect
+
+            def refuse(connection: Any) -> None:
+                dialect.do_rollback(connection)
+                raise OperationalError("COMMIT", {}, Exception("could not serialize access"))
+
+            await rename(session, 1, "new")
+            with monkeypatch.context() as patch:
+                patch.setattr(dialect, "do_commit", refuse)
+                with pytest.raises(OperationalError):
+                    await session.commit()
+        assert await shop.aseen() == "old"
+        assert shop.acache.stats().updates == 0
 
     run(bound, scenario)
 

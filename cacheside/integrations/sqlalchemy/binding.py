@@ -49,8 +49,8 @@ def bind(target: Any, cache: Cache, *, tables: Tables | None = None, outbox: Out
     All that are made inside the transaction of a session (by decorated writes, `.invalidate()`, of tags, of whatever
     cache) are held, and delivered after its outermost commit, before ``commit()`` returns. A rollback, or `close`
     without a commit, drops them; the rollback of a savepoint drops its own. If the commit raised they are delivered,
-    for it may be real. An AsyncSession awaits the delivery. Reads inside the transaction, of a key that is held, go to
-    the store and fill nothing.
+    for it may be real, but no values of `@updates`. An AsyncSession awaits the delivery. Reads inside the transaction,
+    of a key that is held, go to the store and fill nothing.
 
     What is inside: the context (task, thread) where the transaction began, those where the session executes or flushes,
     and decorated writes that have the session, or a row of it, among their arguments or as an attribute of the first.

@@ -2,7 +2,7 @@
 
 The transaction and each savepoint in it is a `Level`; an invalidation is held by the innermost. A savepoint hands what
 it has to the level around it, or drops it if it is rolled back; the outermost level delivers when it has been
-committed. A commit that was tried and raised may be real all the same, so it delivers too.
+committed. A commit that was tried and raised may be real all the same, so it delivers too, but puts no value in.
 
 A level is known in the context where its transaction began, and in every context that executes by its session, flushes
 it or passes it to a decorated write. Sessions do not nest: none is the parent of another's.
@@ -162,7 +162,7 @@ class Tie:
             return
         if len(self._levels) > 1:
             try:
-                _finish(level, rolled_back=not level.done)
+                _finish(level, level.done, rolled_back=not level.done)
             finally:
                 del self._levels[id(transaction)]
             self.prepare(session)  # if it was committed as a part of a commit around it
@@ -170,7 +170,7 @@ class Tie:
         del ties[session]
         self._gone.detach()
         level.real = self.tried
-        _finish(level, rolled_back=not (level.done or self.tried))
+        _finish(level, level.done, rolled_back=not (level.done or self.tried))
         if level.done and self.tried:
             self._delete_rows()
 
@@ -197,7 +197,7 @@ class Tie:
     def abandoned(self) -> None:
         """Nobody will end it any more: what is left of it."""
         for level in reversed(self._levels.values()):
-            telling.postpone(level.end(rolled_back=not self.tried))
+            telling.postpone(level.end(rolled_back=not self.tried, certain=False))
             level.over()
 
 
@@ -229,11 +229,11 @@ def _blocks() -> list[Any]:
     return [each for each in blocks if id(each) not in outer]
 
 
-def _finish(level: Level, rolled_back: bool) -> None:
+def _finish(level: Level, certain: bool, rolled_back: bool) -> None:
     if "greenlet" in sys.modules and concurrency.in_greenlet():  # else it is no AsyncSession that calls
-        concurrency.await_only(level.afinish(rolled_back))
+        concurrency.await_only(level.afinish(rolled_back, certain))
     else:
-        level.finish(rolled_back)
+        level.finish(rolled_back, certain)
 
 
 def hold(tie: Tie, core: Core, keys: Collection[str]) -> None:
