@@ -587,6 +587,45 @@ def test_updates(bound: SqlShop) -> None:
             assert bound.loads - loads == (0 if ending == "commit" else 1)
 
 
+@pytest.mark.parametrize("by", ["connection", "text", "whole"])
+def test_updates_rolled_back_past_the_session(bound: SqlShop, by: str) -> None:
+    """What a savepoint of the connection, or SQL of one's own, has rolled back is invalidated, with no value put in.
+
+    The session does not know of it. A value from after it is put in.
+    """
+    rename = bound.cache.updates(bound.get)(bound.rename.__wrapped__)
+    with bound.sessions() as session:
+        if by == "connection":
+            savepoint = session.connection().begin_nested()
+        elif by == "text":
+            session.execute(text("SAVEPOINT one"))
+        with session.begin_nested():
+            rename(session, 1, "never")
+        if by == "connection":
+            savepoint.rollback()
+        else:
+            session.execute(text("/* by hand */ rollback to savepoint one" if by == "text" else "ROLLBACK"))
+        if by != "whole":
+            rename(session, 2, "new")
+        session.commit()
+    assert bound.seen(1) == "old"
+    assert bound.seen(2) == ("new" if by != "whole" else "old")
+    assert (bound.cache.stats().updates, bound.loads) == ((1, 1) if by != "whole" else (0, 2))
+
+
+def test_updates_beside_a_savepoint_of_the_session(bound: SqlShop) -> None:
+    """The rollback of a savepoint of the session itself leaves out its own values only."""
+    rename = bound.cache.updates(bound.get)(bound.rename.__wrapped__)
+    with bound.sessions() as session:
+        rename(session, 1, "new")
+        savepoint = session.begin_nested()
+        rename(session, 2, "never")
+        savepoint.rollback()
+        session.commit()
+    assert (bound.seen(1), bound.seen(2)) == ("new", "old")
+    assert (bound.cache.stats().updates, bound.loads) == (1, 1)
+
+
 def test_updates_of_one_of_two_sessions(small: SqlShop) -> None:
     """The value of an update goes in at the commit of its own session, though another one has begun around it."""
     rename = small.cache.updates(small.get)(small.rename.__wrapped__)
@@ -643,10 +682,10 @@ def test_tags(small: SqlShop) -> None:
 )
 def test_statements_that_write(statement: str, writes: bool) -> None:
     """A statement counts as a write if its text surely is one, however many comments are before it."""
-    from cacheside.integrations.sqlalchemy.engines import _COMMITS, _WRITES
+    from cacheside.integrations.sqlalchemy.engines import _ENDS, _WRITES
 
     assert bool(_WRITES.match(statement)) == writes
-    assert not _COMMITS.match(statement)
+    assert not _ENDS.match(statement)
 
 
 def test_raw_statements(small: SqlShop) -> None:

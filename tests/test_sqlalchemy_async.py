@@ -161,6 +161,25 @@ def test_savepoints(bound: AsyncShop) -> None:
     run(bound, scenario)
 
 
+def test_updates_rolled_back_past_the_session(bound: AsyncShop) -> None:
+    """What a savepoint of the connection has rolled back is invalidated, with no value put in."""
+
+    async def scenario(shop: AsyncShop) -> None:
+        rename = shop.acache.updates(shop.aget_by)(_arename)
+        async with shop.asessions() as session:
+            await rename(session, 2, "new")
+            async with session.begin_nested() as own:
+                await rename(session, 3, "never")
+                await own.rollback()
+            savepoint = await (await session.connection()).begin_nested()
+            await rename(session, 1, "never")
+            await savepoint.rollback()
+            await session.commit()
+        assert [await shop.aseen(number) for number in (1, 2, 3)] == ["old", "new", "old"]
+
+    run(bound, scenario)
+
+
 def test_close_without_commit(bound: AsyncShop) -> None:
     """An AsyncSession closes in a task of its own, shielded: that is a rollback all the same."""
 

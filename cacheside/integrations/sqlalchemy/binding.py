@@ -166,7 +166,7 @@ def _created(session: Session, transaction: SessionTransaction) -> None:
 
 def _connected(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
     if tie := ties.get(session):
-        tie.connected(connection)
+        tie.connected(connection, transaction.nested)
 
 
 def _executing(state: ORMExecuteState) -> None:

@@ -107,13 +107,18 @@ class Tie:
             if level not in around:
                 scopes.enter(level)
 
-    def connected(self, connection: Connection) -> None:
-        """It uses `connection`."""
+    def doubt(self) -> None:
+        """See `Watched.doubt`."""
+        for level in self._levels.values():
+            level.doubt()
+
+    def connected(self, connection: Connection, nested: bool) -> None:
+        """It uses `connection`, `nested`: in a savepoint."""
         if self._connection is None:
             self._connection = weakref.ref(connection)
         for level in self._levels.values():
             level.is_async = connection.dialect.is_async
-        watch(connection, self)
+        watch(connection, self, nested)
 
     def begun(self, transaction: SessionTransaction) -> None:
         """`transaction`, the outermost or a savepoint, has begun."""
