@@ -142,6 +142,41 @@ def test_rollback_of_what_was_read(shop: AsyncShop) -> None:
     run(shop, scenario)
 
 
+@pytest.mark.parametrize("way", ["task", "gather", "batch"])
+def test_rows_changed_in_a_task(bound: AsyncShop, way: str) -> None:
+    """What a task has changed in a session is not cached by who waited for it, and reads it without a statement.
+
+    (As `asyncio.wait_for` makes a task, before Python 3.12.)
+    """
+
+    async def scenario(shop: AsyncShop) -> None:
+        async def change(session: AsyncSession) -> User:
+            row = await session.get_one(User, 1)
+            row.name = "new"
+            await session.flush()
+            return row
+
+        async def by_identity(session: AsyncSession, user_id: int) -> str:
+            return (await session.get_one(User, user_id)).name
+
+        async def names(session: AsyncSession, user_ids: list[int]) -> dict[int, str]:
+            return {user_id: await by_identity(session, user_id) for user_id in user_ids}
+
+        get: Any = shop.acache.cached("user:{user_id}")(by_identity)
+        get_many: Any = shop.acache.cached_many("user:{user_id}", ignore=("session",))(names)
+        async with shop.asessions() as session:
+            if way == "gather":
+                (row,) = await asyncio.gather(change(session))
+            else:
+                row = await asyncio.create_task(change(session))
+            found = (await get_many(session, [1]))[1] if way == "batch" else await get(session, 1)
+            assert found == row.name == "new"
+            await session.rollback()
+        assert await shop.aseen() == "old"
+
+    run(bound, scenario)
+
+
 def test_savepoints(bound: AsyncShop) -> None:
     """A savepoint that is rolled back drops its own, by an exception too."""
 

@@ -53,7 +53,8 @@ def bind(target: Any, cache: Cache, *, tables: Tables | None = None, outbox: Out
     of a key that is held, go to the store and fill nothing.
 
     What is inside: the context (task, thread) where the transaction began, those where the session executes or flushes,
-    and decorated writes that have the session, or a row of it, among their arguments or as an attribute of the first.
+    and decorated writes, and loads of cached functions, that have the session, or a row of it, among their arguments or
+    as an attribute of the first.
 
     Args:
         target: a sessionmaker, async_sessionmaker, scoped_session, async_scoped_session, a Session or AsyncSession, or

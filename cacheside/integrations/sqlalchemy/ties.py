@@ -5,7 +5,7 @@ it has to the level around it, or drops it if it is rolled back; the outermost l
 committed. A commit that was tried and raised may be real all the same, so it delivers too, but puts no value in.
 
 A level is known in the context where its transaction began, and in every context that executes by its session, flushes
-it or passes it to a decorated write. Sessions do not nest: none is the parent of another's.
+it or passes it to a decorated function. Sessions do not nest: none is the parent of another's.
 """
 
 from __future__ import annotations
