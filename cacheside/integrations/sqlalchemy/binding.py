@@ -62,8 +62,8 @@ def bind(target: Any, cache: Cache, *, tables: Tables | None = None, outbox: Out
         cache: whose keys `tables` and `outbox` are about; a target may be bound to several.
         tables: for mapped classes, what gives the keys of a row (one text or several, as `cache.invalidate` takes
             them). The keys of rows that a flush inserts, updates or deletes are invalidated; also those of the old
-            values of its columns, as far as these were loaded. Bulk statements by ``session.execute`` turn the tag
-            `table_tag(User)` instead.
+            values of its columns, as far as these were loaded. A row of a derived class has the keys of all its classes
+            that are named. Bulk statements by ``session.execute`` turn the tag `table_tag(User)` instead.
         outbox: a `cacheside.outbox.Outbox`: the keys are written into its table in the same transaction, so that a
             relay delivers them if this process dies between the commit and the delivery. Two statements more.
 
