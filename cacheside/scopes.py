@@ -141,11 +141,12 @@ def around() -> list[Scope]:
 
 def transactions(values: Mapping[str, Any]) -> list[Any]:
     """The open transactions that a write with these arguments belongs to; of nested ones the innermost."""
-    found: list[Any] = [each for each in around() if hasattr(each, "hold")]
+    found: list[Any] = []
     for find in finders:
         found += [each for each in find(values) if each.open and each not in found]
-    outer = {id(parent) for each in found for parent in each.parents}
-    return [each for each in found if id(each) not in outer]
+    found += [each for each in around() if hasattr(each, "hold") and each not in found]
+    outer = [parent for each in found for parent in each.parents]
+    return [each for each in found if each not in outer]
 
 
 def join(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:

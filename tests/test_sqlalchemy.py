@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -456,7 +457,10 @@ def test_write_without_a_statement(small: SqlShop) -> None:
 
 @pytest.mark.parametrize("by", ["statement", "flush"])
 def test_context_that_uses_the_session(small: SqlShop, by: str) -> None:
-    """Who executes or flushes by a session whose transaction began elsewhere is inside it, without any decorator."""
+    """Who executes or flushes by a session whose transaction began elsewhere is inside it, without any decorator.
+
+    What it invalidates without naming the session may be none of its: it waits for the commit, and is told at once too.
+    """
     with small.sessions() as session:
         user = elsewhere(session.get_one, User, 1)
         if by == "statement":
@@ -465,9 +469,51 @@ def test_context_that_uses_the_session(small: SqlShop, by: str) -> None:
             user.name = "new"
             session.flush()
         small.cache.invalidate("user:1")
-        assert small.cache.stats().invalidations == 0
+        assert small.cache.stats().invalidations == 1
+        assert small.get_by(session, 1) == "new"
+        assert small.seen() == "old"
         session.commit()
-    assert small.cache.stats().invalidations == 1
+    assert small.cache.stats().invalidations == 2
+    assert small.seen() == "new"
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_write_in_a_context_that_uses_the_session(small: SqlShop, nested: bool) -> None:
+    """What names the session there waits for its commit alone, and the value of an update goes in then."""
+    update_name = small.cache.updates(small.get)(small.rename.__wrapped__)
+    with small.sessions() as session:
+        elsewhere(session.execute, select(User))
+        savepoint = elsewhere(session.begin_nested) if nested else None
+        session.execute(text("SELECT 1"))
+        small.rename(session, 1, "new")
+        update_name(session, 2, "new")
+        assert small.cache.stats().invalidations == 0
+        if savepoint is not None:
+            savepoint.commit()
+        session.commit()
+    assert (small.cache.stats().invalidations, small.cache.stats().updates) == (1, 1)
+    assert (small.seen(1), small.seen(2), small.loads) == ("new", "new", 1)
+
+
+@pytest.mark.parametrize("joined", ["statement", "load", "write"])
+def test_later_job_of_a_pool_thread(small: SqlShop, joined: str) -> None:
+    """A job in a thread that has used a session, which is still open, is not held up by it: it may have none itself."""
+    rows = {"one": "old"}
+    get = small.cache.cached("one")(lambda: rows["one"])
+    put: Any = small.cache.invalidates("one")(lambda name: rows.update(one=name))
+    jobs: dict[str, Any] = {
+        "statement": lambda session: session.execute(text("SELECT 1")),
+        "load": lambda session: small.get_by(session, 2),
+        "write": lambda session: small.rename(session, 1, "never"),
+    }
+    get()
+    with ThreadPoolExecutor(1) as pool, small.sessions() as session:
+        session.execute(update(User).values(name="never"))
+        pool.submit(jobs[joined], session).result()
+        pool.submit(put, "new").result()
+        assert elsewhere(get) == "new"
+        session.rollback()
+    assert get() == "new"
 
 
 class Users:

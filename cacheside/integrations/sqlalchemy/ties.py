@@ -61,6 +61,30 @@ class Level(Transaction):
         self._taking = False
 
 
+class Used:
+    """A level in a context that uses its session, but where it did not begin. Equal to the level itself.
+
+    What is written there may be none of its, for threads of a pool keep their context from one job to the next. So it
+    is held, and told at once as well: see `scopes.settle`.
+    """
+
+    def __init__(self, level: Level) -> None:
+        self._level = level
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._level, name)
+
+    def __eq__(self, other: object) -> bool:
+        return self._level is (other._level if isinstance(other, Used) else other)
+
+    def __hash__(self) -> int:
+        return hash(self._level)
+
+    def writing(self) -> bool:
+        """See `Holding.writing`."""
+        return False
+
+
 class Tie:
     """What is known of the open transaction of one session. It does not keep the session alive.
 
@@ -105,7 +129,8 @@ class Tie:
         around = scopes.inside.get()
         for level in self._levels.values():
             if level not in around:
-                scopes.enter(level)
+                used: Any = Used(level)
+                scopes.enter(used)
 
     def doubt(self) -> None:
         """See `Watched.doubt`."""
