@@ -228,6 +228,40 @@ def test_close_without_commit(bound: AsyncShop) -> None:
     run(bound, scenario)
 
 
+@pytest.mark.server
+@pytest.mark.parametrize("place", [("postgresql", "redis"), ("postgresql+psycopg", "redis")], indirect=True, ids=str)
+@pytest.mark.parametrize("ending", ["rollback", "commit", "refused"])
+def test_two_phases(bound: AsyncShop, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    """A commit in two phases delivers after the second; a rollback drops; a second phase that failed may be real."""
+
+    async def scenario(shop: AsyncShop) -> None:
+        update_name = shop.acache.updates(shop.aget_by)(_arename)
+        shop.asessions.configure(twophase=True)
+        assert [await shop.aseen(1), await shop.aseen(2)] == ["old", "old"]
+        async with shop.asessions() as session:
+            await shop.arename(session, 1, "new")
+            await update_name(session, 2, "new")
+            if ending == "refused":
+                dialect = session.get_bind().dialect
+
+                def refuse(connection: Any, *rest: Any, **options: Any) -> None:
+                    dialect.do_rollback_twophase(connection, *rest, **options)
+                    raise OperationalError("COMMIT PREPARED", {}, Exception("refused"))
+
+                with monkeypatch.context() as patch:
+                    patch.setattr(dialect, "do_commit_twophase", refuse)
+                    with pytest.raises(OperationalError):
+                        await session.commit()
+            else:
+                await getattr(session, ending)()
+        after = "new" if ending == "commit" else "old"
+        assert [await shop.aseen(1), await shop.aseen(2)] == [after, after]
+        assert shop.acache.stats().updates == (1 if ending == "commit" else 0)
+        assert shop.loads == {"rollback": 3, "commit": 3, "refused": 4}[ending]
+
+    run(bound, scenario)
+
+
 def test_many_tasks(bound: AsyncShop) -> None:
     """Sessions of many tasks at once hold each its own."""
 
