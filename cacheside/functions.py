@@ -8,7 +8,7 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from . import drivers, telling, verbs
+from . import drivers, scopes, telling, verbs
 from .backends.base import Capability
 from .core import Core
 from .engine import Reader
@@ -216,7 +216,7 @@ class Function:
         prefix, in_process = runtime.core.prefix, runtime.in_process
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            return read(reader, prefix + of_call(args, kwargs, in_process), None, lambda: fn(*args, **kwargs))
+            return read(reader, prefix + of_call(args, kwargs, in_process), None, lambda: _load(fn, args, kwargs))
 
         self.path.serve(call, lambda: self._home() is runtime.home())
 
@@ -275,15 +275,22 @@ class Function:
 
     def put(self, value: Any, /, *args: Any, **kwargs: Any) -> bool:
         """Put a known value in the place of what a call would load, sync."""
+        scopes.join(args, kwargs)
         runtime = self.runtime()
         key, tags = self.place(runtime, args, kwargs)
         return runtime.stores and bool(drivers.run(verbs.put(runtime.reader, key, tags, value), runtime.core))
 
     async def aput(self, value: Any, /, *args: Any, **kwargs: Any) -> bool:
         """Put a known value in the place of what a call would load, async."""
+        scopes.join(args, kwargs)
         runtime = self.runtime()
         key, tags = self.place(runtime, args, kwargs)
         return runtime.stores and bool(await drivers.arun(verbs.put(runtime.reader, key, tags, value), runtime.core))
+
+
+def _load(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    scopes.join(args, kwargs)
+    return fn(*args, **kwargs)
 
 
 def sync_shell(function: Function) -> Callable[..., Any]:
@@ -299,10 +306,10 @@ def sync_shell(function: Function) -> Callable[..., Any]:
             return fn(*args, **kwargs)
         if function.tags:
             key, tags = function.place(runtime, args, kwargs)
-            return drivers.read_tagged(runtime.fresh, key, tags, lambda: fn(*args, **kwargs))
+            return drivers.read_tagged(runtime.fresh, key, tags, lambda: _load(fn, args, kwargs))
         function.shorten(runtime, drivers.read)
         key, found = function.locate(runtime, args, kwargs)
-        return drivers.read(runtime.reader, key, found, lambda: fn(*args, **kwargs))
+        return drivers.read(runtime.reader, key, found, lambda: _load(fn, args, kwargs))
 
     return call
 
@@ -320,10 +327,10 @@ def async_shell(function: Function) -> Callable[..., Awaitable[Any]]:
             return fn(*args, **kwargs)  # type: ignore[no-any-return]  # as above
         if function.tags:
             key, tags = function.place(runtime, args, kwargs)
-            return drivers.aread_tagged(runtime.fresh, key, tags, lambda: fn(*args, **kwargs))
+            return drivers.aread_tagged(runtime.fresh, key, tags, lambda: _load(fn, args, kwargs))
         function.shorten(runtime, drivers.aread)
         key, found = function.locate(runtime, args, kwargs)
-        return drivers.aread(runtime.reader, key, found, lambda: fn(*args, **kwargs))
+        return drivers.aread(runtime.reader, key, found, lambda: _load(fn, args, kwargs))
 
     return call
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from string import Formatter
 from typing import Any
 
-from . import batch, drivers, telling
+from . import batch, drivers, scopes, telling
 from .backends.base import Capability
 from .binder import Binder
 from .envelope import ABSENT, Raised
@@ -164,6 +164,7 @@ def _sync_shell(function: ManyFunction) -> Callable[..., Any]:
         def load(numbers: Sequence[int]) -> dict[int, Any]:
             asked = [items[number] for number in numbers]
             some, named = function.arguments(values, asked)
+            scopes.join(some, named)
             return function.outcomes(fn(*some, **named), asked, numbers)
 
         if not runtime.stores:
@@ -188,6 +189,7 @@ def _async_shell(function: ManyFunction) -> Callable[..., Awaitable[Any]]:
         async def load(numbers: Sequence[int]) -> dict[int, Any]:
             asked = [items[number] for number in numbers]
             some, named = function.arguments(values, asked)
+            scopes.join(some, named)
             return function.outcomes(await fn(*some, **named), asked, numbers)
 
         if not runtime.stores:

@@ -107,8 +107,8 @@ inside: ContextVar[tuple[Scope, ...]] = ContextVar("cacheside_inside", default=(
 """The scopes around this context, the innermost last; some may be over."""
 
 finders: list[Callable[[Mapping[str, Any]], Iterable[Holding]]] = []
-"""Each gives transactions that a write with these arguments (by name) belongs to, though they may have begun in another
-context. For integrations."""
+"""Each gives transactions that a call with these arguments (by name) belongs to, though they may have begun in another
+context; this context may be inside them from then on. For integrations."""
 
 watchers: list[Callable[[Core, str], bool]] = []
 """Each says whether a transaction around this context, that is in no context variable, is changing a key. For
@@ -141,11 +141,18 @@ def around() -> list[Scope]:
 
 def transactions(values: Mapping[str, Any]) -> list[Any]:
     """The open transactions that a write with these arguments belongs to; of nested ones the innermost."""
-    found: list[Any] = [each for each in around() if hasattr(each, "hold")]
+    found: list[Any] = []
     for find in finders:
         found += [each for each in find(values) if each.open and each not in found]
-    outer = {id(parent) for each in found for parent in each.parents}
-    return [each for each in found if id(each) not in outer]
+    found += [each for each in around() if hasattr(each, "hold") and each not in found]
+    outer = [parent for each in found for parent in each.parents]
+    return [each for each in found if each not in outer]
+
+
+def join(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """A load with these arguments begins: have finders put this context inside of what it may read from."""
+    if finders:
+        transactions({**{str(number): value for number, value in enumerate(args)}, **kwargs})
 
 
 class Delivery(NamedTuple):
@@ -269,9 +276,10 @@ class Held:
     def meanwhile(self, core: Core, keys: Collection[str], before: Collection[Scope]) -> bool:
         """Whether one of the scopes `before`, which were open when a load began, has changed one of `keys` by now.
 
-        It may be over, and rolled back: what was loaded in it may have been neither the old value nor the new one.
+        It may be over, and rolled back: what was loaded in it may have been neither the old value nor the new one. The
+        same for scopes that this context is inside since.
         """
-        return _any_changes(before, core, keys) or _is_watched(core, keys)
+        return _any_changes([*before, *around()], core, keys) or _is_watched(core, keys)
 
 
 def _any_changes(scopes: Collection[Scope], core: Core, keys: Collection[str]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +228,28 @@ def test_commit_that_fails_but_is_real(bound: SqlShop, monkeypatch: pytest.Monke
         assert bound.seen() == "new"
 
 
+@pytest.mark.parametrize("real", [True, False], ids=["real", "refused"])
+def test_update_whose_commit_fails(bound: SqlShop, monkeypatch: pytest.MonkeyPatch, real: bool) -> None:
+    """The value of an update is not put in if the commit raised: the database may have refused it."""
+    rename = bound.cache.updates(bound.get)(bound.rename.__wrapped__)
+    dialect = bound.store.engine.dialect
+    end = dialect.do_commit if real else dialect.do_rollback
+
+    def fail(connection: Any) -> None:
+        end(connection)
+        raise OperationalError("COMMIT", {}, Exception("lost, or could not serialize access"))
+
+    with bound.sessions() as session:
+        rename(session, 1, "new")
+        with monkeypatch.context() as patch:
+            patch.setattr(dialect, "do_commit", fail)
+            with pytest.raises(OperationalError):
+                session.commit()
+        session.rollback()
+    assert bound.seen() == bound.seen() == ("new" if real else "old")
+    assert (bound.cache.stats().updates, bound.loads) == (0, 1)
+
+
 def test_commit_whose_flush_fails(bound: SqlShop) -> None:
     """If the flush of a commit fails no COMMIT was tried: what is held is dropped with the rollback."""
     bound.seen()
@@ -434,7 +457,10 @@ def test_write_without_a_statement(small: SqlShop) -> None:
 
 @pytest.mark.parametrize("by", ["statement", "flush"])
 def test_context_that_uses_the_session(small: SqlShop, by: str) -> None:
-    """Who executes or flushes by a session whose transaction began elsewhere is inside it, without any decorator."""
+    """Who executes or flushes by a session whose transaction began elsewhere is inside it, without any decorator.
+
+    What it invalidates without naming the session may be none of its: it waits for the commit, and is told at once too.
+    """
     with small.sessions() as session:
         user = elsewhere(session.get_one, User, 1)
         if by == "statement":
@@ -443,9 +469,51 @@ def test_context_that_uses_the_session(small: SqlShop, by: str) -> None:
             user.name = "new"
             session.flush()
         small.cache.invalidate("user:1")
-        assert small.cache.stats().invalidations == 0
+        assert small.cache.stats().invalidations == 1
+        assert small.get_by(session, 1) == "new"
+        assert small.seen() == "old"
         session.commit()
-    assert small.cache.stats().invalidations == 1
+    assert small.cache.stats().invalidations == 2
+    assert small.seen() == "new"
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_write_in_a_context_that_uses_the_session(small: SqlShop, nested: bool) -> None:
+    """What names the session there waits for its commit alone, and the value of an update goes in then."""
+    update_name = small.cache.updates(small.get)(small.rename.__wrapped__)
+    with small.sessions() as session:
+        elsewhere(session.execute, select(User))
+        savepoint = elsewhere(session.begin_nested) if nested else None
+        session.execute(text("SELECT 1"))
+        small.rename(session, 1, "new")
+        update_name(session, 2, "new")
+        assert small.cache.stats().invalidations == 0
+        if savepoint is not None:
+            savepoint.commit()
+        session.commit()
+    assert (small.cache.stats().invalidations, small.cache.stats().updates) == (1, 1)
+    assert (small.seen(1), small.seen(2), small.loads) == ("new", "new", 1)
+
+
+@pytest.mark.parametrize("joined", ["statement", "load", "write"])
+def test_later_job_of_a_pool_thread(small: SqlShop, joined: str) -> None:
+    """A job in a thread that has used a session, which is still open, is not held up by it: it may have none itself."""
+    rows = {"one": "old"}
+    get = small.cache.cached("one")(lambda: rows["one"])
+    put: Any = small.cache.invalidates("one")(lambda name: rows.update(one=name))
+    jobs: dict[str, Any] = {
+        "statement": lambda session: session.execute(text("SELECT 1")),
+        "load": lambda session: small.get_by(session, 2),
+        "write": lambda session: small.rename(session, 1, "never"),
+    }
+    get()
+    with ThreadPoolExecutor(1) as pool, small.sessions() as session:
+        session.execute(update(User).values(name="never"))
+        pool.submit(jobs[joined], session).result()
+        pool.submit(put, "new").result()
+        assert elsewhere(get) == "new"
+        session.rollback()
+    assert get() == "new"
 
 
 class Users:
@@ -565,6 +633,45 @@ def test_updates(bound: SqlShop) -> None:
             assert bound.loads - loads == (0 if ending == "commit" else 1)
 
 
+@pytest.mark.parametrize("by", ["connection", "text", "whole"])
+def test_updates_rolled_back_past_the_session(bound: SqlShop, by: str) -> None:
+    """What a savepoint of the connection, or SQL of one's own, has rolled back is invalidated, with no value put in.
+
+    The session does not know of it. A value from after it is put in.
+    """
+    rename = bound.cache.updates(bound.get)(bound.rename.__wrapped__)
+    with bound.sessions() as session:
+        if by == "connection":
+            savepoint = session.connection().begin_nested()
+        elif by == "text":
+            session.execute(text("SAVEPOINT one"))
+        with session.begin_nested():
+            rename(session, 1, "never")
+        if by == "connection":
+            savepoint.rollback()
+        else:
+            session.execute(text("/* by hand */ rollback to savepoint one" if by == "text" else "ROLLBACK"))
+        if by != "whole":
+            rename(session, 2, "new")
+        session.commit()
+    assert bound.seen(1) == "old"
+    assert bound.seen(2) == ("new" if by != "whole" else "old")
+    assert (bound.cache.stats().updates, bound.loads) == ((1, 1) if by != "whole" else (0, 2))
+
+
+def test_updates_beside_a_savepoint_of_the_session(bound: SqlShop) -> None:
+    """The rollback of a savepoint of the session itself leaves out its own values only."""
+    rename = bound.cache.updates(bound.get)(bound.rename.__wrapped__)
+    with bound.sessions() as session:
+        rename(session, 1, "new")
+        savepoint = session.begin_nested()
+        rename(session, 2, "never")
+        savepoint.rollback()
+        session.commit()
+    assert (bound.seen(1), bound.seen(2)) == ("new", "old")
+    assert (bound.cache.stats().updates, bound.loads) == (1, 1)
+
+
 def test_updates_of_one_of_two_sessions(small: SqlShop) -> None:
     """The value of an update goes in at the commit of its own session, though another one has begun around it."""
     rename = small.cache.updates(small.get)(small.rename.__wrapped__)
@@ -615,13 +722,16 @@ def test_tags(small: SqlShop) -> None:
         ("-- update users\nSELECT 1", False),
         ("WITH a AS (INSERT INTO users VALUES (1) RETURNING id) SELECT * FROM a", True),
         ("CALL move(1)", True),
+        ("/* a *//***/ /* b ** c / */" * 100 + "SELECT 1", False),
+        ("/* a *//***/ /* b ** c / */" * 100 + "DELETE FROM users", True),
     ],
 )
 def test_statements_that_write(statement: str, writes: bool) -> None:
-    """A statement counts as a write if its text surely is one."""
-    from cacheside.integrations.sqlalchemy.engines import _WRITES
+    """A statement counts as a write if its text surely is one, however many comments are before it."""
+    from cacheside.integrations.sqlalchemy.engines import _ENDS, _WRITES
 
     assert bool(_WRITES.match(statement)) == writes
+    assert not _ENDS.match(statement)
 
 
 def test_raw_statements(small: SqlShop) -> None:

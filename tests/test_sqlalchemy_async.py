@@ -14,6 +14,7 @@ import redis.asyncio
 from sql_app import application
 from sql_shop import SqlShop, User, open_store
 from sqlalchemy import event, select, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker, create_async_engine
 from sqlalchemy.util import await_only
 
@@ -141,6 +142,41 @@ def test_rollback_of_what_was_read(shop: AsyncShop) -> None:
     run(shop, scenario)
 
 
+@pytest.mark.parametrize("way", ["task", "gather", "batch"])
+def test_rows_changed_in_a_task(bound: AsyncShop, way: str) -> None:
+    """What a task has changed in a session is not cached by who waited for it, and reads it without a statement.
+
+    (As `asyncio.wait_for` makes a task, before Python 3.12.)
+    """
+
+    async def scenario(shop: AsyncShop) -> None:
+        async def change(session: AsyncSession) -> User:
+            row = await session.get_one(User, 1)
+            row.name = "new"
+            await session.flush()
+            return row
+
+        async def by_identity(session: AsyncSession, user_id: int) -> str:
+            return (await session.get_one(User, user_id)).name
+
+        async def names(session: AsyncSession, user_ids: list[int]) -> dict[int, str]:
+            return {user_id: await by_identity(session, user_id) for user_id in user_ids}
+
+        get: Any = shop.acache.cached("user:{user_id}")(by_identity)
+        get_many: Any = shop.acache.cached_many("user:{user_id}", ignore=("session",))(names)
+        async with shop.asessions() as session:
+            if way == "gather":
+                (row,) = await asyncio.gather(change(session))
+            else:
+                row = await asyncio.create_task(change(session))
+            found = (await get_many(session, [1]))[1] if way == "batch" else await get(session, 1)
+            assert found == row.name == "new"
+            await session.rollback()
+        assert await shop.aseen() == "old"
+
+    run(bound, scenario)
+
+
 def test_savepoints(bound: AsyncShop) -> None:
     """A savepoint that is rolled back drops its own, by an exception too."""
 
@@ -160,6 +196,25 @@ def test_savepoints(bound: AsyncShop) -> None:
     run(bound, scenario)
 
 
+def test_updates_rolled_back_past_the_session(bound: AsyncShop) -> None:
+    """What a savepoint of the connection has rolled back is invalidated, with no value put in."""
+
+    async def scenario(shop: AsyncShop) -> None:
+        rename = shop.acache.updates(shop.aget_by)(_arename)
+        async with shop.asessions() as session:
+            await rename(session, 2, "new")
+            async with session.begin_nested() as own:
+                await rename(session, 3, "never")
+                await own.rollback()
+            savepoint = await (await session.connection()).begin_nested()
+            await rename(session, 1, "never")
+            await savepoint.rollback()
+            await session.commit()
+        assert [await shop.aseen(number) for number in (1, 2, 3)] == ["old", "new", "old"]
+
+    run(bound, scenario)
+
+
 def test_close_without_commit(bound: AsyncShop) -> None:
     """An AsyncSession closes in a task of its own, shielded: that is a rollback all the same."""
 
@@ -169,6 +224,40 @@ def test_close_without_commit(bound: AsyncShop) -> None:
             await shop.arename(session, 1, "new")
         assert await shop.aseen() == "old"
         assert shop.loads == 1
+
+    run(bound, scenario)
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("place", [("postgresql", "redis"), ("postgresql+psycopg", "redis")], indirect=True, ids=str)
+@pytest.mark.parametrize("ending", ["rollback", "commit", "refused"])
+def test_two_phases(bound: AsyncShop, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    """A commit in two phases delivers after the second; a rollback drops; a second phase that failed may be real."""
+
+    async def scenario(shop: AsyncShop) -> None:
+        update_name = shop.acache.updates(shop.aget_by)(_arename)
+        shop.asessions.configure(twophase=True)
+        assert [await shop.aseen(1), await shop.aseen(2)] == ["old", "old"]
+        async with shop.asessions() as session:
+            await shop.arename(session, 1, "new")
+            await update_name(session, 2, "new")
+            if ending == "refused":
+                dialect = session.get_bind().dialect
+
+                def refuse(connection: Any, *rest: Any, **options: Any) -> None:
+                    dialect.do_rollback_twophase(connection, *rest, **options)
+                    raise OperationalError("COMMIT PREPARED", {}, Exception("refused"))
+
+                with monkeypatch.context() as patch:
+                    patch.setattr(dialect, "do_commit_twophase", refuse)
+                    with pytest.raises(OperationalError):
+                        await session.commit()
+            else:
+                await getattr(session, ending)()
+        after = "new" if ending == "commit" else "old"
+        assert [await shop.aseen(1), await shop.aseen(2)] == [after, after]
+        assert shop.acache.stats().updates == (1 if ending == "commit" else 0)
+        assert shop.loads == {"rollback": 3, "commit": 3, "refused": 4}[ending]
 
     run(bound, scenario)
 
@@ -189,6 +278,29 @@ def test_many_tasks(bound: AsyncShop) -> None:
             await asyncio.create_task(rename(number))
         assert [await shop.aseen(number) for number in (1, 2, 3)] == ["new 27", "new 25", "new 29"]
         assert shop.cache.stats().rolled_back == 15
+
+    run(bound, scenario)
+
+
+def test_update_whose_commit_fails(bound: AsyncShop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The value of an update is not put in if the commit raised: the database may have refused it."""
+
+    async def scenario(shop: AsyncShop) -> None:
+        rename = shop.acache.updates(shop.aget_by)(_arename)
+        async with shop.asessions() as session:
+            dialect = session.get_bind().dialect
+
+            def refuse(connection: Any) -> None:
+                dialect.do_rollback(connection)
+                raise OperationalError("COMMIT", {}, Exception("could not serialize access"))
+
+            await rename(session, 1, "new")
+            with monkeypatch.context() as patch:
+                patch.setattr(dialect, "do_commit", refuse)
+                with pytest.raises(OperationalError):
+                    await session.commit()
+        assert await shop.aseen() == "old"
+        assert shop.acache.stats().updates == 0
 
     run(bound, scenario)
 

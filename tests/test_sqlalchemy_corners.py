@@ -61,6 +61,56 @@ def test_rows_that_a_session_has(shop: SqlShop, load: Callable[[Session, int], s
     engine.dispose()
 
 
+class Users:
+    """A service."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def name(self, user_id: int) -> str:
+        """By a row."""
+        return by_identity(self.session, user_id)
+
+
+def names(session: Session, user_ids: list[int]) -> dict[int, str]:
+    """Of several."""
+    return {user_id: by_identity(session, user_id) for user_id in user_ids}
+
+
+@pytest.mark.parametrize("flushed", [True, False], ids=["flushed", "pending"])
+@pytest.mark.parametrize("by", ["argument", "keyword", "service", "tagged", "batch", "set"])
+def test_rows_changed_elsewhere(shop: SqlShop, by: str, flushed: bool) -> None:
+    """The same in a context that has not used the session yet: it is inside as soon as a load is given the session.
+
+    (As where a dependency that a web framework calls in a thread has changed a row, or a task that was waited for.)
+    """
+    get_by: Any = shop.cache.cached("user:{user_id}", tags=("users",) if by == "tagged" else ())(by_identity)
+    get_many: Any = shop.cache.cached_many("user:{user_id}", ignore=("session",))(names)
+    get_of: Any = shop.cache.cached("user:{user_id}")(Users.name)
+    ways: dict[str, Callable[[Session], object]] = {
+        "argument": lambda session: get_by(session, 1),
+        "keyword": lambda session: get_by(user_id=1, session=session),
+        "service": lambda session: get_of(Users(session), 1),
+        "tagged": lambda session: get_by(session, 1),
+        "batch": lambda session: get_many(session, [1])[1],
+        "set": lambda session: "new" if not get_by.set("new", session, 1) else "put in",
+    }
+
+    def change(session: Session) -> User:
+        row = session.get_one(User, 1)
+        row.name = "new"
+        if flushed:
+            session.flush()
+        return row  # the session itself does not keep it
+
+    with shop.sessions() as session:
+        row = elsewhere(change, session)
+        assert ways[by](session) == row.name == "new"
+        assert get_by.cache_info().currsize == 0
+        session.rollback()
+    assert shop.seen() == "old"
+
+
 def test_reads_of_a_clean_session(shop: SqlShop) -> None:
     """The control: one that has changed nothing fills, by its rows as well."""
     get_by: Any = shop.cache.cached("user:{user_id}")(by_identity)

@@ -163,6 +163,19 @@ def test_derived_classes(kennel: Kennel) -> None:
         assert kennel.held(session) == {"person:2", "mail:bo"}
 
 
+def test_derived_classes_that_are_named(kennel: Kennel) -> None:
+    """A row has the keys of every class of its own that is in `tables`, and of no other."""
+    sessions: sessionmaker[Session] = sessionmaker(kennel.engine)
+    bind(sessions, kennel.cache, tables={Person: Person.keys, Author: lambda author: f"author:{author.id}"})
+    with sessions() as session:
+        session.get_one(Author, 2).email = "Bob"
+        assert kennel.held(session) == {"person:2", "mail:bob", "mail:bo", "author:2"}
+        session.add(Author(email="Cy", pen_name="C"))
+        assert kennel.held(session) == {"person:3", "mail:cy", "author:3"}
+        session.get_one(Person, 1).email = "Eve"
+        assert kennel.held(session) == {"person:1", "mail:eve", "mail:ada"}
+
+
 def test_old_values_without_a_key(kennel: Kennel, caplog: pytest.LogCaptureFixture) -> None:
     """If no key can be made of the old values that is logged, and the write goes on; of the new ones it raises."""
     with kennel.sessions() as session:

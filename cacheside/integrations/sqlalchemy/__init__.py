@@ -4,9 +4,9 @@ A transaction of a session, and each savepoint in it, is a `Transaction`, as a `
 
 - `binding.py`: what is bound to what, and to which events of a session its handlers listen.
 - `ties.py`: the open transaction of one session: its savepoints, what is held, and how it ends.
-- `engines.py`: what is done on its connections: whether it wrote, and whether a commit was tried.
+- `engines.py`: what is done on its connections: whether it wrote, a commit was tried, or a part rolled back.
 - `rows.py`: from rows that were written to keys.
-- `finding.py`: the sessions among the arguments of a write.
+- `finding.py`: the sessions among the arguments of a call.
 """
 
 from __future__ import annotations

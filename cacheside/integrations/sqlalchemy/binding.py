@@ -49,11 +49,12 @@ def bind(target: Any, cache: Cache, *, tables: Tables | None = None, outbox: Out
     All that are made inside the transaction of a session (by decorated writes, `.invalidate()`, of tags, of whatever
     cache) are held, and delivered after its outermost commit, before ``commit()`` returns. A rollback, or `close`
     without a commit, drops them; the rollback of a savepoint drops its own. If the commit raised they are delivered,
-    for it may be real. An AsyncSession awaits the delivery. Reads inside the transaction, of a key that is held, go to
-    the store and fill nothing.
+    for it may be real, but no values of `@updates`. An AsyncSession awaits the delivery. Reads inside the transaction,
+    of a key that is held, go to the store and fill nothing.
 
     What is inside: the context (task, thread) where the transaction began, those where the session executes or flushes,
-    and decorated writes that have the session, or a row of it, among their arguments or as an attribute of the first.
+    and decorated writes, and loads of cached functions, that have the session, or a row of it, among their arguments or
+    as an attribute of the first.
 
     Args:
         target: a sessionmaker, async_sessionmaker, scoped_session, async_scoped_session, a Session or AsyncSession, or
@@ -61,8 +62,8 @@ def bind(target: Any, cache: Cache, *, tables: Tables | None = None, outbox: Out
         cache: whose keys `tables` and `outbox` are about; a target may be bound to several.
         tables: for mapped classes, what gives the keys of a row (one text or several, as `cache.invalidate` takes
             them). The keys of rows that a flush inserts, updates or deletes are invalidated; also those of the old
-            values of its columns, as far as these were loaded. Bulk statements by ``session.execute`` turn the tag
-            `table_tag(User)` instead.
+            values of its columns, as far as these were loaded. A row of a derived class has the keys of all its classes
+            that are named. Bulk statements by ``session.execute`` turn the tag `table_tag(User)` instead.
         outbox: a `cacheside.outbox.Outbox`: the keys are written into its table in the same transaction, so that a
             relay delivers them if this process dies between the commit and the delivery. Two statements more.
 
@@ -166,7 +167,7 @@ def _created(session: Session, transaction: SessionTransaction) -> None:
 
 def _connected(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
     if tie := ties.get(session):
-        tie.connected(connection)
+        tie.connected(connection, transaction.nested)
 
 
 def _executing(state: ORMExecuteState) -> None:

@@ -1,4 +1,4 @@
-"""What is done on the connections of a transaction: whether it wrote, whether a commit was tried, what a load may see.
+"""What is done on the connections of a transaction: writes, commits, rollbacks past its session; what a load may see.
 
 A session cannot tell: statements may be executed on its connection, and a commit that raised may have arrived.
 
@@ -14,7 +14,7 @@ import re
 import weakref
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, NestedTransaction, event
 
 from ...flight import Flight, loading
 from ...health import logger
@@ -35,25 +35,40 @@ class Watched(Protocol):
     first: tuple[Flight, ...] | None
     """The loads that its first statement was executed in; None: it has executed none."""
 
+    def doubt(self) -> None:
+        """Something that was written in it was rolled back past its session, which may not know it."""
+        ...
+
+
+_COMMENT = r"/\*[^*]*\*+(?:[^/*][^*]*\*+)*/|--[^\n]*\n"  # not `.*?`, which tries all ways to split a row of them
 
 _WRITES = re.compile(
-    r"(?:[\s(]|/\*.*?\*/|--[^\n]*\n)*"
+    rf"(?:[\s(]|{_COMMENT})*"
     r"(?:insert|update|delete|merge|replace|upsert|truncate|copy|load|call|exec|do|create|alter|drop"
     r"|with\b.*?\b(?:insert\s+into|(?<!for )(?<!key )update|delete\s+from|merge\s+into))\b",
     re.IGNORECASE | re.DOTALL,
 )
 
-_COMMITS = re.compile(r"(?:\s|/\*.*?\*/|--[^\n]*\n)*(?:commit|end)\b", re.IGNORECASE | re.DOTALL)
+_ENDS = re.compile(rf"(?:\s|{_COMMENT})*(?:(commit|end)|rollback)\b", re.IGNORECASE)
 
 _watched: weakref.WeakKeyDictionary[Connection, Watched] = weakref.WeakKeyDictionary()
 _autocommit: weakref.WeakSet[Connection] = weakref.WeakSet()
+_own: weakref.WeakSet[NestedTransaction] = weakref.WeakSet()  # savepoints of sessions
+_undoing: weakref.WeakKeyDictionary[Connection, str] = weakref.WeakKeyDictionary()  # such a one, by its name
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 _told: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
-def watch(connection: Connection, transaction: Watched) -> None:
-    """Note on `transaction` what is done on `connection` from now on."""
+def watch(connection: Connection, transaction: Watched, nested: bool) -> None:
+    """Note on `transaction` what is done on `connection` from now on.
+
+    Args:
+        nested: its session has just begun a savepoint there.
+    """
     _watched[connection] = transaction
+    savepoint = connection.get_nested_transaction() if nested else None
+    if savepoint is not None:
+        _own.add(savepoint)
     level = (
         connection.get_execution_options().get("isolation_level")
         # create_engine(isolation_level=...) shows nowhere else
@@ -71,6 +86,7 @@ def watch(connection: Connection, transaction: Watched) -> None:
         event.listen(engine, "before_cursor_execute", _execute)
         event.listen(engine, "commit", _commit)
         event.listen(engine, "commit_twophase", _commit)
+        event.listen(engine, "rollback_savepoint", _roll_back_to)
 
 
 def _execute(connection: Connection, cursor: Any, statement: str, *rest: object) -> None:
@@ -81,8 +97,11 @@ def _execute(connection: Connection, cursor: Any, statement: str, *rest: object)
         writes = _WRITES.match(statement) is not None
         transaction.wrote = transaction.wrote or writes
         transaction.tried = transaction.tried or (writes and connection in _autocommit)
-    if not transaction.tried and _COMMITS.match(statement):
-        transaction.tried = True
+    if ends := _ENDS.match(statement):
+        if ends[1]:
+            transaction.tried = True
+        elif (own := _undoing.pop(connection, None)) is None or own not in statement:
+            transaction.doubt()
     inside = loading.get()
     if transaction.wrote and not transaction.tried:
         for flight in inside:
@@ -117,3 +136,13 @@ def _commit(connection: Connection, *rest: object) -> None:
     transaction = _watched.get(connection)
     if transaction is not None:
         transaction.tried = True
+
+
+def _roll_back_to(connection: Connection, name: str, context: object) -> None:
+    transaction = _watched.get(connection)
+    if transaction is None:
+        return
+    if connection.get_nested_transaction() in _own:  # its session tells of it; the statement comes next
+        _undoing[connection] = name
+    else:
+        transaction.doubt()

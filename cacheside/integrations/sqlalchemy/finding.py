@@ -1,6 +1,6 @@
-"""The sessions that a decorated write works with: among its arguments, and those of the object whose method it is.
+"""The sessions that a decorated call works with: among its arguments, and those of the object whose method it is.
 
-Their transaction may have begun in a context that the write does not share: in a dependency that a web framework called
+Their transaction may have begun in a context that the call does not share: in a dependency that a web framework called
 in its thread pool, say.
 """
 

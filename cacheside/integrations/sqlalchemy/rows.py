@@ -100,9 +100,9 @@ def _written(mapper: Mapper[Any], connection: Connection, row: Any) -> None:
     if tie is None:
         return
     for binding in tie.bindings:
-        made = next((binding.tables[each] for each in type(row).__mro__ if each in binding.tables), None)
-        if made is not None:
-            tie.changed.setdefault(binding, {}).update(dict.fromkeys(keys_of(made, row)))
+        for each in type(row).__mro__:
+            if each in binding.tables:
+                tie.changed.setdefault(binding, {}).update(dict.fromkeys(keys_of(binding.tables[each], row)))
 
 
 def _flushed(mapper: Mapper[Any], connection: Connection, row: Any) -> None:

@@ -2,10 +2,10 @@
 
 The transaction and each savepoint in it is a `Level`; an invalidation is held by the innermost. A savepoint hands what
 it has to the level around it, or drops it if it is rolled back; the outermost level delivers when it has been
-committed. A commit that was tried and raised may be real all the same, so it delivers too.
+committed. A commit that was tried and raised may be real all the same, so it delivers too, but puts no value in.
 
 A level is known in the context where its transaction began, and in every context that executes by its session, flushes
-it or passes it to a decorated write. Sessions do not nest: none is the parent of another's.
+it or passes it to a decorated function. Sessions do not nest: none is the parent of another's.
 """
 
 from __future__ import annotations
@@ -61,6 +61,30 @@ class Level(Transaction):
         self._taking = False
 
 
+class Used:
+    """A level in a context that uses its session, but where it did not begin. Equal to the level itself.
+
+    What is written there may be none of its, for threads of a pool keep their context from one job to the next. So it
+    is held, and told at once as well: see `scopes.settle`.
+    """
+
+    def __init__(self, level: Level) -> None:
+        self._level = level
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._level, name)
+
+    def __eq__(self, other: object) -> bool:
+        return self._level is (other._level if isinstance(other, Used) else other)
+
+    def __hash__(self) -> int:
+        return hash(self._level)
+
+    def writing(self) -> bool:
+        """See `Holding.writing`."""
+        return False
+
+
 class Tie:
     """What is known of the open transaction of one session. It does not keep the session alive.
 
@@ -105,15 +129,21 @@ class Tie:
         around = scopes.inside.get()
         for level in self._levels.values():
             if level not in around:
-                scopes.enter(level)
+                used: Any = Used(level)
+                scopes.enter(used)
 
-    def connected(self, connection: Connection) -> None:
-        """It uses `connection`."""
+    def doubt(self) -> None:
+        """See `Watched.doubt`."""
+        for level in self._levels.values():
+            level.doubt()
+
+    def connected(self, connection: Connection, nested: bool) -> None:
+        """It uses `connection`, `nested`: in a savepoint."""
         if self._connection is None:
             self._connection = weakref.ref(connection)
         for level in self._levels.values():
             level.is_async = connection.dialect.is_async
-        watch(connection, self)
+        watch(connection, self, nested)
 
     def begun(self, transaction: SessionTransaction) -> None:
         """`transaction`, the outermost or a savepoint, has begun."""
@@ -162,7 +192,7 @@ class Tie:
             return
         if len(self._levels) > 1:
             try:
-                _finish(level, rolled_back=not level.done)
+                _finish(level, level.done, rolled_back=not level.done)
             finally:
                 del self._levels[id(transaction)]
             self.prepare(session)  # if it was committed as a part of a commit around it
@@ -170,7 +200,7 @@ class Tie:
         del ties[session]
         self._gone.detach()
         level.real = self.tried
-        _finish(level, rolled_back=not (level.done or self.tried))
+        _finish(level, level.done, rolled_back=not (level.done or self.tried))
         if level.done and self.tried:
             self._delete_rows()
 
@@ -197,7 +227,7 @@ class Tie:
     def abandoned(self) -> None:
         """Nobody will end it any more: what is left of it."""
         for level in reversed(self._levels.values()):
-            telling.postpone(level.end(rolled_back=not self.tried))
+            telling.postpone(level.end(rolled_back=not self.tried, certain=False))
             level.over()
 
 
@@ -229,11 +259,11 @@ def _blocks() -> list[Any]:
     return [each for each in blocks if id(each) not in outer]
 
 
-def _finish(level: Level, rolled_back: bool) -> None:
+def _finish(level: Level, certain: bool, rolled_back: bool) -> None:
     if "greenlet" in sys.modules and concurrency.in_greenlet():  # else it is no AsyncSession that calls
-        concurrency.await_only(level.afinish(rolled_back))
+        concurrency.await_only(level.afinish(rolled_back, certain))
     else:
-        level.finish(rolled_back)
+        level.finish(rolled_back, certain)
 
 
 def hold(tie: Tie, core: Core, keys: Collection[str]) -> None:
