@@ -117,14 +117,17 @@ class ManyFunction(Function):
         bound = BoundArguments(self.keys.binder.signature, {**values, self.keys.items: items})
         return bound.args, bound.kwargs
 
-    def outcomes(self, returned: Any, asked: Sequence[Any], numbers: Sequence[int]) -> dict[int, Any]:
-        """What the user's function returned for each of the numbers."""
+    def outcomes(self, returned: Any, items: Sequence[Any], numbers: Sequence[int]) -> dict[int, Any]:
+        """What the user's function returned for each of the numbers of `items`.
+
+        (Not for each of the list that it was given, which is its own: it may have sorted it, or emptied it.)
+        """
         if not isinstance(returned, Mapping):
             raise TypeError(
                 f"{self.name} is a batch: it has to return a mapping from each item to its value, not a "
                 f"{type(returned).__qualname__}"
             )
-        return {number: returned.get(item, ABSENT) for number, item in zip(numbers, asked, strict=True)}
+        return {number: returned.get(items[number], ABSENT) for number in numbers}
 
     def texts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
         """The full texts of the keys of a call."""
@@ -162,9 +165,8 @@ def _sync_shell(function: ManyFunction) -> Callable[..., Any]:
         items = [same[0] for same in found.values()]
 
         def load(numbers: Sequence[int]) -> dict[int, Any]:
-            asked = [items[number] for number in numbers]
-            some, named = function.arguments(values, asked)
-            return function.outcomes(fn(*some, **named), asked, numbers)
+            some, named = function.arguments(values, [items[number] for number in numbers])
+            return function.outcomes(fn(*some, **named), items, numbers)
 
         if not runtime.stores:
             _count_uncached(runtime.counters, len(items))
@@ -186,9 +188,8 @@ def _async_shell(function: ManyFunction) -> Callable[..., Awaitable[Any]]:
         items = [same[0] for same in found.values()]
 
         async def load(numbers: Sequence[int]) -> dict[int, Any]:
-            asked = [items[number] for number in numbers]
-            some, named = function.arguments(values, asked)
-            return function.outcomes(await fn(*some, **named), asked, numbers)
+            some, named = function.arguments(values, [items[number] for number in numbers])
+            return function.outcomes(await fn(*some, **named), items, numbers)
 
         if not runtime.stores:
             _count_uncached(runtime.counters, len(items))

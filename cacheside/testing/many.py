@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from .bench import LONG, SHORT, Bench, Promises, promise_of, until
@@ -63,6 +65,17 @@ class ManyPromises(Promises):
             assert list(found.values()) == values
             assert [type(value) for value in found.values()] == [type(value) for value in values]
         assert len(store.calls) == 1
+
+    @promise_of("batches")
+    def test_list_is_the_functions_own(self, bench: Bench) -> None:
+        """What the function does to the list that it is given, sorting or emptying it, changes nobody's row."""
+        for change in (list.sort, list.reverse, list.pop, list.clear):
+            store, mine = Rows(1, 2, 3), [3, 1, 2]
+            many = bench.cache().cached_many(key=f"{change.__name__}:{{row}}")(
+                bench.function(functools.partial(_read_and_change, store, change))
+            )
+            assert [bench.call(many, mine) for _ in range(2)] == [store.expected(mine)] * 2
+            assert (mine, store.calls) == ([3, 1, 2], [[3, 1, 2]])
 
     @promise_of("batches")
     def test_absent_items(self, bench: Bench) -> None:
@@ -282,3 +295,9 @@ class ManyPromises(Promises):
         assert bench.call(read, [1, 2, 3]) == {1: "new", 2: "row 2"}
         assert store.calls == [[2], [1, 3], [1], [1]]
         assert read.cache_info().guarded == 2
+
+
+def _read_and_change(store: Rows, change: Callable[[list[Any]], Any], rows: list[Any]) -> Any:
+    found = store.read(rows)
+    change(rows)
+    return found
