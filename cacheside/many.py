@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from string import Formatter
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 from . import batch, drivers, telling
 from .backends.base import Capability
 from .binder import Binder
-from .envelope import ABSENT, Raised
-from .errors import ConfigurationError, InvalidKeyError
+from .envelope import ABSENT, UNSURE, Absent, Raised
+from .errors import CacheWarning, ConfigurationError, InvalidKeyError
 from .functions import Function, Home, Runtime
 from .hitpath import HitPath, Switch
 from .keymaker import is_coroutine, signature_of
@@ -81,6 +82,7 @@ class ManyFunction(Function):
         self.keys: Any = ManyKeys(fn, self.name, options.key, options.ignore, str(options.version))
         self.tags: tuple[Template, ...] = tuple([Template(tag, self.keys.fields, self.name) for tag in options.tags])
         self.limiter: Limiter | None = None
+        self._warned = False
         self._live_at(home)
         coroutine = is_coroutine(fn)
         call = _async_shell(self) if coroutine else _sync_shell(self)
@@ -127,7 +129,23 @@ class ManyFunction(Function):
                 f"{self.name} is a batch: it has to return a mapping from each item to its value, not a "
                 f"{type(returned).__qualname__}"
             )
-        return {number: returned.get(items[number], ABSENT) for number in numbers}
+        found = {number: returned.get(items[number], ABSENT) for number in numbers}
+        if returned and all(outcome is ABSENT for outcome in found.values()):
+            self._warn(next(iter(returned)), items[numbers[0]])
+            return dict.fromkeys(numbers, UNSURE)
+        return found
+
+    def _warn(self, key: Any, item: Any) -> None:
+        """The first time: the function seems to answer under other keys than those that it was asked for."""
+        if not self._warned:
+            self._warned = True
+            file, line, module = self.where
+            message = CacheWarning(
+                f"{self.name} returned nothing under any of the items that it was asked for, such as {item!r:.100}, "
+                f"but something under others, such as {key!r:.100}: it has to return a mapping from each item, just as "
+                "it was given, to its value. The items are missing in the result, and not cached as absent"
+            )
+            warnings.warn_explicit(message, CacheWarning, file, line, module)
 
     def texts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
         """The full texts of the keys of a call."""
@@ -214,7 +232,7 @@ def _gathered(outcomes: batch.Outcomes, found: Mapping[str, list[Any]]) -> dict[
                 raise outcome.error
             finally:
                 del outcome, outcomes  # as in `drivers.read`
-        if outcome is not ABSENT:
+        if type(outcome) is not Absent:
             result.update(dict.fromkeys(same, outcome))
     return result
 

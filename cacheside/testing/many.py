@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
+from ..errors import CacheWarning
 from .bench import LONG, SHORT, Bench, Promises, promise_of, until
 from .rows import Rows, drop
 from .windowed import settled
@@ -93,6 +95,24 @@ class ManyPromises(Promises):
         bench.call(long.invalidate, [7])
         assert bench.call(long, [7, 8]) == {7: "born"}
         assert store.calls[2:] == [[7], [7]]
+
+    @promise_of("batches")
+    def test_answers_under_other_keys(self, bench: Bench) -> None:
+        """A function that returns nothing that was asked for, but something else, is told once; nothing is absent."""
+        store = Rows(1, 2)
+
+        def read(rows: Any) -> Any:
+            return {str(row): value for row, value in store.read(rows).items()}
+
+        many = bench.cache().cached_many(key="row:{row}", tags=("all",))(bench.function(read))
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            assert bench.call(many, [3]) == {}
+            assert [bench.call(many, [1, 2, 3]) for _ in range(2)] == [{}] * 2
+        assert [each.category for each in seen] == [CacheWarning]
+        assert "such as 1, but something under others, such as '1'" in str(seen[0].message)
+        assert store.calls == [[3], [1, 2], [1, 2]]  # 3 is absent: for that call nothing at all was returned
+        assert many.cache_info().uncacheable == 4
 
     @promise_of("batches")
     def test_hits_are_not_rewritten(self, bench: Bench) -> None:
