@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from typing import Any
+import types
+from typing import Any, cast
 
 import pytest
 from servers import RedisServer
 
-from cacheside import Cache, ConfigurationError, TooManyLoads
+from cacheside import Cache, ConfigurationError, LoadTimeout, TooManyLoads
+from cacheside.flight import Flight
+from cacheside.steps import Ask, Spawn, Wait
+from cacheside.testing import FakeClock
 
 CALLERS, ROWS, LIMIT = 500, 5_000, 20
 PLACES = ["memory", pytest.param("redis", marks=pytest.mark.server)]
@@ -168,6 +172,42 @@ def test_refusal_names_what_to_do() -> None:
     going.set()
     thread.join()
     assert (read(1), read(2)) == (1, 2)
+
+
+@pytest.mark.parametrize("lease", [100, 8])
+def test_one_load_timeout_for_the_whole_call(monkeypatch: pytest.MonkeyPatch, lease: int) -> None:
+    """A caller who has to wait for several loads in turn, each refused by a write, waits for `load_timeout` in all."""
+    clock = FakeClock()
+    for module in ("engine", "freshness"):
+        monkeypatch.setattr(f"cacheside.{module}.time", types.SimpleNamespace(monotonic=clock))
+    cache = Cache("memory://", lease=lease)
+    runtime = cache.cached(key="row:{row}", load_timeout=10)(lambda row: row)._function.runtime()
+    core, backend = runtime.core, cast("Any", runtime.core.backend)
+    backend.lookup("row:1", lease)  # another has the lease
+    flights, lane = core.flights, "row:1" + runtime.reader.codec.identity
+    refused = flights.lead(lane, None)
+    running, _ = flights.enqueue(lane)
+    steps, answer = runtime.reader.read("row:1", sync=True), None
+    waits: list[float] = []
+    while True:
+        try:
+            step = steps.send(answer)
+        except StopIteration as end:
+            outcome = end.value
+            break
+        answer = True
+        if isinstance(step, Ask):
+            answer = getattr(backend, step.verb)(*step.args)
+        elif isinstance(step, Wait):
+            waits.append(step.seconds)
+            answer = step.flight in (refused, running)
+            clock.advance({refused: 6, running: 1}.get(cast("Flight", step.flight), step.seconds))
+            if answer:
+                flights.end(cast("Flight", step.flight), "old")
+        else:
+            assert isinstance(step, Spawn)  # its own load, which takes for ever
+    assert waits == pytest.approx([min(lease, 10), 4, 3])
+    assert isinstance(outcome.error, LoadTimeout)
 
 
 @pytest.mark.parametrize(
