@@ -119,6 +119,11 @@ class ManyFunction(Function):
         bound = BoundArguments(self.keys.binder.signature, {**values, self.keys.items: items})
         return bound.args, bound.kwargs
 
+    def listed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a call, with its items in a list, which can be gone through again."""
+        values = self.keys.binder.bind(args, kwargs)
+        return self.arguments(values, list(values[self.keys.items]))
+
     def outcomes(self, returned: Any, items: Sequence[Any], numbers: Sequence[int]) -> dict[int, Any]:
         """What the user's function returned for each of the numbers of `items`.
 

@@ -115,6 +115,29 @@ class ManyPromises(Promises):
         assert many.cache_info().uncacheable == 4
 
     @promise_of("batches")
+    def test_items_of_a_generator(self, bench: Bench) -> None:
+        """Items may come from a generator: calls, `invalidate`, `refresh` and `keys` each go through it once."""
+        store = Rows(1, 2)
+
+        def of_org(self: Any, rows: Any, *, org: int) -> Any:
+            return store.read(rows)
+
+        class Shop:
+            method: Any = bench.cache().cached_many(key="{org}:{row}", ignore=("self",))(bench.function(of_org))
+
+        many: Any = bench.cache().cached_many(key="row:{row}")(bench.function(store.read))
+        for read in (many, functools.partial(Shop().method, org=7)):
+            assert bench.call(read, (row for row in (1, 2, 1))) == store.expected([1, 2])
+        for refresh in (many.refresh, functools.partial(Shop().method.refresh, org=7)):
+            del store.calls[:]
+            assert bench.call(refresh, (row for row in (2, 1))) == store.expected([2, 1])
+            assert store.calls == [[2, 1]]
+        bench.call(many.invalidate, (row for row in (1, 2)))
+        assert many.keys(row for row in (1, 2)) == ["row:1", "row:2"]
+        assert bench.call(many, [1, 2]) == store.expected([1, 2])
+        assert store.calls == [[2, 1], [1, 2]]
+
+    @promise_of("batches")
     def test_hits_are_not_rewritten(self, bench: Bench) -> None:
         """A batch that hits a row does not prolong its life."""
         store, ttl = Rows(1, 2), 12 * SHORT
