@@ -183,6 +183,9 @@ class Cached(_Base[P, R]):
 
         Returns:
             how many calls there were, how many failed, and the first error: a failure does not stop the others.
+
+        Raises:
+            Exception: what `items` or `progress` raised; nothing more is called then.
         """
         from .warming import warm
 
