@@ -20,7 +20,7 @@ from .hitpath import HitPath, Switch
 from .keeper import Keeper, Policy
 from .keymaker import KeyMaker, is_coroutine, location_of
 from .keys import Template
-from .options import Options
+from .options import NO_END, Options
 from .rawkeys import in_parts, types_of
 from .serializers import Compress, Serializer
 from .stats import CacheInfo, Counters
@@ -93,6 +93,8 @@ class Runtime:
         self.stores: bool = "stores" in core.capabilities
         if not self.in_process:
             function.keys.check_server()
+        if options.windows and options.ttl is UNSET and home.ttl is None:
+            raise ConfigurationError(f"{function.name}: {NO_END}; {core.label} has that ttl: give the function its own")
         for capability, option in {**function.requires, **options.needs()}.items():
             if capability not in core.capabilities:
                 raise ConfigurationError(

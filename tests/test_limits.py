@@ -237,6 +237,19 @@ def test_bad_options(options: dict[str, Any], cure: str) -> None:
         Cache("memory://").cached(key="row:{row}", **options)(lambda row: row)
 
 
+@pytest.mark.parametrize("window", ["stale_while_revalidate", "stale_if_error", "early_refresh"])
+def test_windows_on_a_cache_without_ttl(window: str) -> None:
+    """A window past a ttl that the cache says never ends is refused like one past the function's own."""
+    cache = Cache("memory://", ttl=None)
+    options: dict[str, Any] = {window: 1.0}
+    for decorator in (cache.cached(key="row:{row}", **options), cache.cached_many("{item}", **options)):
+        with pytest.raises(
+            ConfigurationError, match=r"ttl=None means .*memory:// has that ttl: give the function its own"
+        ):
+            decorator(lambda row: row)
+    assert cache.cached(key="row:{row}", ttl=60, **options)(lambda row: row)(1) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "cure"),
     [
