@@ -142,14 +142,14 @@ class Cache:
     ) -> Callable[[F], F]:
         """The decorator `invalidates`, bound to this cache."""
         terms = Terms(strict, hold, tags=tags, stale=stale)
-        return lambda fn: writes.wrap(fn, targets, lambda: self._home, terms)
+        return lambda fn: writes.wrap(fn, targets, lambda: self._home, terms, bound=True)
 
     def updates(
         self, *targets: Any, strict: bool = False, hold: Duration = 30, ttl: Ttl | OrUnset = UNSET
     ) -> Callable[[F], F]:
         """The decorator `updates`, bound to this cache."""
         terms = Terms(strict, hold, update=True, ttl=ttl)
-        return lambda fn: writes.wrap(fn, targets, lambda: self._home, terms)
+        return lambda fn: writes.wrap(fn, targets, lambda: self._home, terms, bound=True)
 
     def invalidating(
         self, *keys: str, tags: Sequence[str] = (), strict: bool = False, hold: Duration = 30, stale: Duration = 0
@@ -164,11 +164,13 @@ class Cache:
             hold: seconds that the guard lasts if this process dies in the block.
 
         Raises:
+            ConfigurationError: options that cannot work, or that the backend cannot serve.
             InvalidKeyError: a text that can be no key; before the block runs.
             CacheUnavailable: with `strict`, the guard could not be placed; the block does not run.
         """
         entries = [Entry(self._core, key) for key in self._named(keys, tags)]
         terms = Terms(strict, hold, tags=tags, stale=stale)
+        terms.require("cache.invalidating", self._core)
         return Write(lambda: self._home, "cache.invalidating", terms, [lambda values: entries])
 
     def transaction(self, *, outbox: Recorder | None = None) -> Transaction:

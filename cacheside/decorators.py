@@ -285,5 +285,6 @@ def decorate(target: Any, options: Options, home: Callable[[], Home], bound: boo
         )
     function = make(fn, options, home)
     if bound:
+        function.bound = True
         function.runtime()  # what cannot work on this very cache is said now
     return wrap(function, function.path.call, kind)

@@ -143,6 +143,8 @@ class Function:
 
     many = False
     """Whether it reads many rows at once: see `many.py`."""
+    bound = False
+    """Whether it always belongs to the same cache."""
     requires: Mapping[Capability, str] = {}
     """What a backend has to be able to do, and for what, besides what the options ask for."""
 

@@ -11,7 +11,9 @@ from typing import Any, cast
 import pytest
 from servers import RedisServer
 
-from cacheside import Cache, ConfigurationError, LoadTimeout, TooManyLoads
+from cacheside import Cache, ConfigurationError, LoadTimeout, TooManyLoads, invalidates
+from cacheside.backends.base import Capability
+from cacheside.backends.memory import MemoryBackend
 from cacheside.flight import Flight
 from cacheside.steps import Ask, Spawn, Wait
 from cacheside.testing import FakeClock
@@ -265,3 +267,35 @@ def test_bad_writes(options: dict[str, Any], cure: str) -> None:
     """The same for writes."""
     with pytest.raises(ConfigurationError, match=cure):
         Cache("memory://").invalidates("row:{row}", **options)(lambda row: row)
+
+
+class Plain(MemoryBackend):
+    """A backend without claims."""
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """See `Backend.capabilities`."""
+        return super().capabilities - {"claims"}
+
+
+def test_stale_on_a_cache_without_claims(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a backend cannot do is said as soon as the cache is known: where it is the write's own, or the target's."""
+    plain, able = Cache(Plain()), Cache("memory://")
+    reads = [cache.cached(key="row:{row}")(lambda row: row) for cache in (plain, able)]
+
+    def write(row: int) -> None:
+        """Nothing."""
+
+    for refused in (
+        lambda: plain.invalidates("row:{row}", stale=5)(write),
+        lambda: plain.invalidates(lambda row: "k", stale=5)(write),
+        lambda: able.invalidates(reads[0], stale=5)(write),
+        lambda: plain.invalidating("row:1", stale=5),
+    ):
+        with pytest.raises(ConfigurationError, match=r"stale= needs a backend with the capability 'claims', which memory://"):
+            refused()
+    plain.invalidates(reads[1], stale=5)(write)(1)
+    monkeypatch.setattr("cacheside.cache._default", plain)
+    late = invalidates("row:{row}", stale=5)(write)
+    with pytest.raises(ConfigurationError, match="capability 'claims'"):
+        late(1)
