@@ -74,6 +74,10 @@ class FreshReader(Reader):
             answer = yield from super()._look(visit)
         return (yield from self.go_on(visit, answer, found))
 
+    def uncached(self, sync: bool) -> Steps:
+        """A call where there is no cache: its load is shared with none, and keeps to the limits all the same."""
+        return (yield from self._uncommitted(self._visit("", sync)))
+
     def visit(self, key: str, sync: bool, tags: Sequence[str], versions: Sequence[Version]) -> Visit:
         """A call whose first lookup has been made; see `go_on`."""
         visit = self._visit(key, sync, tags)

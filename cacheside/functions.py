@@ -126,8 +126,13 @@ class Runtime:
             self.reader = FreshReader(core, keeper, options.load_timeout, function.limiter)
 
     @property
+    def caches(self) -> bool:
+        """Whether anything is looked up and stored: by this cache, and in this process now."""
+        return self.stores and not Switch.off
+
+    @property
     def fresh(self) -> FreshReader:
-        """The reader of a function that has tags."""
+        """The reader of a function that has tags, or limits."""
         reader: Any = self.reader  # it is one wherever more is asked for than to look, load and fill
         return reader  # type: ignore[no-any-return]  # as just said
 
@@ -269,36 +274,38 @@ class Function:
         """What the cache holds for a call, sync."""
         runtime = self.runtime()
         key, tags = self.place(runtime, args, kwargs)
-        return drivers.run(verbs.peek(runtime.reader, key, tags), runtime.core) if runtime.stores else MISSING
+        return drivers.run(verbs.peek(runtime.reader, key, tags), runtime.core) if runtime.caches else MISSING
 
     async def apeek(self, /, *args: Any, **kwargs: Any) -> Any:
         """What the cache holds for a call, async."""
         runtime = self.runtime()
         key, tags = self.place(runtime, args, kwargs)
-        return await drivers.arun(verbs.peek(runtime.reader, key, tags), runtime.core) if runtime.stores else MISSING
+        return await drivers.arun(verbs.peek(runtime.reader, key, tags), runtime.core) if runtime.caches else MISSING
 
     def put(self, value: Any, /, *args: Any, **kwargs: Any) -> bool:
         """Put a known value in the place of what a call would load, sync."""
         runtime = self.runtime()
         key, tags = self.place(runtime, args, kwargs)
-        return runtime.stores and bool(drivers.run(verbs.put(runtime.reader, key, tags, value), runtime.core))
+        return runtime.caches and bool(drivers.run(verbs.put(runtime.reader, key, tags, value), runtime.core))
 
     async def aput(self, value: Any, /, *args: Any, **kwargs: Any) -> bool:
         """Put a known value in the place of what a call would load, async."""
         runtime = self.runtime()
         key, tags = self.place(runtime, args, kwargs)
-        return runtime.stores and bool(await drivers.arun(verbs.put(runtime.reader, key, tags, value), runtime.core))
+        return runtime.caches and bool(await drivers.arun(verbs.put(runtime.reader, key, tags, value), runtime.core))
 
 
 def sync_shell(function: Function) -> Callable[..., Any]:
     """What a call of a plain decorated function runs, where the hit path has not found a hit."""
-    fn = function.fn
+    fn, limits = function.fn, function.options.limits
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        if Switch.off:
+        if Switch.off and not limits:
             return fn(*args, **kwargs)
         runtime = function.runtime()
-        if not runtime.stores:
+        if not runtime.caches:
+            if limits:
+                return drivers.run(runtime.fresh.uncached(sync=True), runtime.core, lambda: fn(*args, **kwargs))
             _count_uncached(runtime)
             return fn(*args, **kwargs)
         if function.tags:
@@ -313,13 +320,15 @@ def sync_shell(function: Function) -> Callable[..., Any]:
 
 def async_shell(function: Function) -> Callable[..., Awaitable[Any]]:
     """What a call of an async decorated function awaits."""
-    fn = function.fn
+    fn, limits = function.fn, function.options.limits
 
     def call(*args: Any, **kwargs: Any) -> Awaitable[Any]:
-        if Switch.off:
+        if Switch.off and not limits:
             return fn(*args, **kwargs)  # type: ignore[no-any-return]  # it is a coroutine function
         runtime = function.runtime()
-        if not runtime.stores:
+        if not runtime.caches:
+            if limits:
+                return drivers.arun(runtime.fresh.uncached(sync=False), runtime.core, lambda: fn(*args, **kwargs))
             _count_uncached(runtime)
             return fn(*args, **kwargs)  # type: ignore[no-any-return]  # as above
         if function.tags:

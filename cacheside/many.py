@@ -178,10 +178,10 @@ class ManyFunction(Function):
 
 
 def _sync_shell(function: ManyFunction) -> Callable[..., Any]:
-    fn = function.fn
+    fn, limits = function.fn, function.options.limits
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        if Switch.off:
+        if Switch.off and not limits:
             return fn(*args, **kwargs)
         runtime = function.runtime()
         values, found, tags = function.spread(runtime, args, kwargs)
@@ -191,7 +191,10 @@ def _sync_shell(function: ManyFunction) -> Callable[..., Any]:
             some, named = function.arguments(values, [items[number] for number in numbers])
             return function.outcomes(fn(*some, **named), items, numbers)
 
-        if not runtime.stores:
+        if not runtime.caches:
+            if limits:
+                steps = batch.uncached_many(runtime.fresh, len(items), sync=True)
+                return _gathered(drivers.drive(steps, runtime.core, load), found)
             _count_uncached(runtime.counters, len(items))
             return _gathered(load(range(len(items))) if items else {}, found)
         steps = batch.read_many(runtime.reader, list(found), tags, True)
@@ -201,10 +204,10 @@ def _sync_shell(function: ManyFunction) -> Callable[..., Any]:
 
 
 def _async_shell(function: ManyFunction) -> Callable[..., Awaitable[Any]]:
-    fn = function.fn
+    fn, limits = function.fn, function.options.limits
 
     async def call(*args: Any, **kwargs: Any) -> Any:
-        if Switch.off:
+        if Switch.off and not limits:
             return await fn(*args, **kwargs)
         runtime = function.runtime()
         values, found, tags = function.spread(runtime, args, kwargs)
@@ -214,7 +217,10 @@ def _async_shell(function: ManyFunction) -> Callable[..., Awaitable[Any]]:
             some, named = function.arguments(values, [items[number] for number in numbers])
             return function.outcomes(await fn(*some, **named), items, numbers)
 
-        if not runtime.stores:
+        if not runtime.caches:
+            if limits:
+                steps = batch.uncached_many(runtime.fresh, len(items), sync=False)
+                return _gathered(await drivers.adrive(steps, runtime.core, load), found)
             _count_uncached(runtime.counters, len(items))
             return _gathered(await load(range(len(items))) if items else {}, found)
         steps = batch.read_many(runtime.reader, list(found), tags, False)

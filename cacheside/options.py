@@ -86,7 +86,12 @@ class Options:
     @property
     def plain(self) -> bool:
         """Whether nothing is asked for but to look up, load and fill."""
-        return not (self.tags or self.windows or self.load_timeout or self.max_loads)
+        return not (self.tags or self.windows or self.limits)
+
+    @property
+    def limits(self) -> bool:
+        """Whether loads are limited, which they are without a cache as well."""
+        return bool(self.load_timeout or self.max_loads)
 
     def needs(self) -> dict[Capability, str]:
         """What a backend has to be able to do, and which option asks for it."""
