@@ -197,14 +197,15 @@ class Cache:
         return Transaction(recorder=outbox)
 
     def invalidate(self, *keys: str, tags: Sequence[str] = ()) -> None:
-        """Drop entries, and the right of every load under way to fill them. One round trip.
+        """Drop entries, and the right of every load under way to fill them.
 
-        A broken cache raises nothing: the keys are bypassed in this process until it could be delivered.
+        One round trip to each server (memcached: two). A broken cache raises nothing: the keys are bypassed in this
+        process until it could be delivered.
 
         Args:
             keys: full texts, as `.key()` of a cached function gives them.
-            tags: tags, as texts ("org:7"): all entries that have one of them are dropped, however many they are, by
-                one command for each tag.
+            tags: tags, as texts ("org:7"): all entries that have one of them are dropped, however many they are. Each
+                tag costs what a key does.
 
         Raises:
             InvalidKeyError: a text that can be no key.

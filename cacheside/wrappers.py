@@ -140,7 +140,8 @@ class Cached(_Base[P, R]):
     def invalidate(self, /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Drop the entry of a call with these arguments, and the right of every load under way to fill it.
 
-        One round trip. If the cache does not answer, this process bypasses the key until it could be delivered.
+        One round trip (memcached: two). If the cache does not answer, this process bypasses the key until it could be
+        delivered.
         """
         self._function.invalidate(*bound_to(self), *args, **kwargs)
 
