@@ -61,6 +61,11 @@ def read_many(reader: Reader, keys: Sequence[str], tags: Sequence[Sequence[str]]
     return outcomes
 
 
+def uncached_many(reader: FreshReader, count: int, sync: bool) -> Steps:
+    """A call for so many items where there is no cache; returns the Outcomes. See `FreshReader.uncached`."""
+    return (yield from in_step({number: reader.uncached(sync) for number in range(count)}))
+
+
 def _read(reader: Reader, key: str, tags: Sequence[str], sync: bool) -> Steps:
     if isinstance(reader, FreshReader):
         return reader.read(key, sync, None, tags)

@@ -142,14 +142,14 @@ class Cache:
     ) -> Callable[[F], F]:
         """The decorator `invalidates`, bound to this cache."""
         terms = Terms(strict, hold, tags=tags, stale=stale)
-        return lambda fn: writes.wrap(fn, targets, lambda: self._home, terms)
+        return lambda fn: writes.wrap(fn, targets, lambda: self._home, terms, bound=True)
 
     def updates(
         self, *targets: Any, strict: bool = False, hold: Duration = 30, ttl: Ttl | OrUnset = UNSET
     ) -> Callable[[F], F]:
         """The decorator `updates`, bound to this cache."""
         terms = Terms(strict, hold, update=True, ttl=ttl)
-        return lambda fn: writes.wrap(fn, targets, lambda: self._home, terms)
+        return lambda fn: writes.wrap(fn, targets, lambda: self._home, terms, bound=True)
 
     def invalidating(
         self, *keys: str, tags: Sequence[str] = (), strict: bool = False, hold: Duration = 30, stale: Duration = 0
@@ -164,11 +164,13 @@ class Cache:
             hold: seconds that the guard lasts if this process dies in the block.
 
         Raises:
+            ConfigurationError: options that cannot work, or that the backend cannot serve.
             InvalidKeyError: a text that can be no key; before the block runs.
             CacheUnavailable: with `strict`, the guard could not be placed; the block does not run.
         """
         entries = [Entry(self._core, key) for key in self._named(keys, tags)]
         terms = Terms(strict, hold, tags=tags, stale=stale)
+        terms.require("cache.invalidating", self._core)
         return Write(lambda: self._home, "cache.invalidating", terms, [lambda values: entries])
 
     def transaction(self, *, outbox: Recorder | None = None) -> Transaction:
@@ -195,14 +197,15 @@ class Cache:
         return Transaction(recorder=outbox)
 
     def invalidate(self, *keys: str, tags: Sequence[str] = ()) -> None:
-        """Drop entries, and the right of every load under way to fill them. One round trip.
+        """Drop entries, and the right of every load under way to fill them.
 
-        A broken cache raises nothing: the keys are bypassed in this process until it could be delivered.
+        One round trip to each server (memcached: two). A broken cache raises nothing: the keys are bypassed in this
+        process until it could be delivered.
 
         Args:
             keys: full texts, as `.key()` of a cached function gives them.
-            tags: tags, as texts ("org:7"): all entries that have one of them are dropped, however many they are, by
-                one command for each tag.
+            tags: tags, as texts ("org:7"): all entries that have one of them are dropped, however many they are. Each
+                tag costs what a key does.
 
         Raises:
             InvalidKeyError: a text that can be no key.

@@ -223,9 +223,10 @@ class CachedManyFactory:
         """Cache each row of what a function returns for many items: ``def get_users(user_ids) -> {user_id: user}``.
 
         A call looks for all rows at once, calls the function once with the items that are missing, each once and in
-        order, and stores all that it returns at once: two round trips to each server, and one call, whatever the
-        number. Items that the function leaves out are cached as absent. An entry is that of a function under `cached`
-        with the same template: they share values, leases and invalidation.
+        order, and stores all that it returns at once: one call, and two round trips to each server, three where tags
+        are new (on Redis for each 1,200 rows and tags). Items that the function leaves out are cached as absent; unless
+        it returns nothing but others than it was asked for: then a CacheWarning says so. An entry is that of a function
+        under `cached` with the same template: they share values, leases and invalidation.
 
         The function returns a mapping from items to values; a call of the decorated one returns a dict, in the order
         of its items, without those that are absent. If loading raises, so does the call; rows that were loaded before
@@ -284,5 +285,6 @@ def decorate(target: Any, options: Options, home: Callable[[], Home], bound: boo
         )
     function = make(fn, options, home)
     if bound:
+        function.bound = True
         function.runtime()  # what cannot work on this very cache is said now
     return wrap(function, function.path.call, kind)

@@ -52,18 +52,25 @@ class Visit:
         key: as the backend knows it.
         lane: names the flights that it may share: the key, how its values are read, and its tags.
         arrived: the tick of its beginning.
-        lease: seconds after which it waits no longer.
+        lease: seconds after which it waits no longer for the load of another, and loads by itself.
+        patience: seconds after which it waits for no load any more, not even for its own.
         sync: whether it is a call in plain code.
         tags: the keys of its tags.
     """
 
-    __slots__ = ("arrived", "deadline", "key", "lane", "old", "sync", "tags", "versions")
+    __slots__ = ("arrived", "deadline", "end", "key", "lane", "old", "sync", "tags", "versions")
 
-    def __init__(self, key: str, lane: str, arrived: int, lease: float, sync: bool, tags: Sequence[str] = ()) -> None:
+    def __init__(
+        self, key: str, lane: str, arrived: int, lease: float, patience: float, sync: bool, tags: Sequence[str] = ()
+    ) -> None:
         self.key: str = key
         self.lane: str = lane
         self.arrived: int = arrived
-        self.deadline: float = time.monotonic() + lease
+        now = time.monotonic()
+        # One for all that it may wait for in turn. Race: a writer invalidates the key during the load that it follows,
+        # so that it has to wait for another as well, and, behind that, for its own: each for the rest of its time only.
+        self.end: float = now + patience
+        self.deadline: float = min(now + lease, self.end)
         self.sync: bool = sync
         self.tags: Sequence[str] = tags
         self.versions: Sequence[Version] = ()
@@ -76,7 +83,7 @@ class Reader:
     """The reads of one function on one cache. (`freshness.py` has the reader of functions that ask for more.)"""
 
     patience: float = inf
-    """Seconds that a caller waits for a load at most, if that is less than a lease."""
+    """Seconds that a caller waits for loads at most, whatever the lease."""
 
     def __init__(self, core: Core, keeper: Keeper) -> None:
         self.core = core
@@ -130,7 +137,7 @@ class Reader:
         core = self.core
         # A function without tags shares its flights by the fill alone, which says nothing of tags.
         lane = "\0".join((key + self.codec.identity, *tags))
-        return Visit(key, lane, core.flights.tick(), min(core.lease, self.patience), sync, tags)
+        return Visit(key, lane, core.flights.tick(), core.lease, self.patience, sync, tags)
 
     def _settle(self, visit: Visit, answer: Any, why: Miss) -> Steps:
         """From the answer to the first lookup to an outcome."""
@@ -282,7 +289,7 @@ class Reader:
         """
         core, flights = self.core, self.core.flights
         self.counters.bypassed += 1
-        deadline = time.monotonic() + min(core.lease, self.patience)
+        deadline = min(time.monotonic() + core.lease, visit.end)
         flight, leads = flights.enqueue(visit.lane) if behind is None else flights.after(behind)
         while not leads:
             self._refuse_recursion(flight, visit.key)

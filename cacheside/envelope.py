@@ -27,12 +27,17 @@ class Raised(NamedTuple):
 
 
 class Absent(Enum):
-    """The type of `ABSENT`: what a batch was asked for and did not return. None is a value like any other."""
+    """The type of `ABSENT`: what a batch was asked for and did not return. None is a value like any other.
+
+    UNSURE: the same, where all that it did return nobody has asked for. It is never stored.
+    """
 
     ABSENT = "absent"
+    UNSURE = "unsure"
 
 
 ABSENT: Final = Absent.ABSENT
+UNSURE: Final = Absent.UNSURE
 
 
 class Missing(Enum):
@@ -74,7 +79,7 @@ PLAIN: Final = Meta(inf, 0.0, ())
 """What an entry without a Meta means."""
 
 
-Outcome: TypeAlias = Any  # the value itself, or Raised, or of a key in a batch ABSENT: what a call ends with
+Outcome: TypeAlias = Any  # the value itself, or Raised, or of a key in a batch ABSENT or UNSURE: what a call ends with
 
 
 class Codec(Protocol):

@@ -74,6 +74,10 @@ class FreshReader(Reader):
             answer = yield from super()._look(visit)
         return (yield from self.go_on(visit, answer, found))
 
+    def uncached(self, sync: bool) -> Steps:
+        """A call where there is no cache: its load is shared with none, and keeps to the limits all the same."""
+        return (yield from self._uncommitted(self._visit("", sync)))
+
     def visit(self, key: str, sync: bool, tags: Sequence[str], versions: Sequence[Version]) -> Visit:
         """A call whose first lookup has been made; see `go_on`."""
         visit = self._visit(key, sync, tags)
@@ -244,8 +248,7 @@ class FreshReader(Reader):
         Args:
             abandon: what becomes of the lease if the caller is gone before they have begun.
         """
-        seconds = self._load_timeout
-        if seconds is None:
+        if self._load_timeout is None:
             return (yield from steps)
         box: list[Outcome] = []
         try:
@@ -257,15 +260,14 @@ class FreshReader(Reader):
             raise
         if not begun:
             return (yield from steps)
-        if not (yield Wait(flight, seconds)):
+        if not (yield Wait(flight, max(0.0, visit.end - time.monotonic()))):
             return self._timed_out(visit)
         # Nothing: its task was cancelled, as all are when their loop ends.
         return box[0] if box else Raised(LoadTimeout(f"{self.keeper.policy.name}: its load was broken off"))
 
     def _give_up(self, visit: Visit, go_on: Callable[[Visit], Steps]) -> Steps:
-        # It has waited for a lease, or for `load_timeout` if that is less; then only it has been too long.
-        seconds = self._load_timeout
-        if seconds is not None and seconds <= self.core.lease and visit.deadline <= time.monotonic():
+        # It has waited for a lease, or for `load_timeout` if that was over first; then only it has been too long.
+        if visit.end <= time.monotonic():
             return self._timed_out(visit)
         return (yield from super()._give_up(visit, go_on))
 

@@ -20,7 +20,7 @@ from .hitpath import HitPath, Switch
 from .keeper import Keeper, Policy
 from .keymaker import KeyMaker, is_coroutine, location_of
 from .keys import Template
-from .options import Options
+from .options import NO_END, Options
 from .rawkeys import in_parts, types_of
 from .serializers import Compress, Serializer
 from .stats import CacheInfo, Counters
@@ -93,6 +93,8 @@ class Runtime:
         self.stores: bool = "stores" in core.capabilities
         if not self.in_process:
             function.keys.check_server()
+        if options.windows and options.ttl is UNSET and home.ttl is None:
+            raise ConfigurationError(f"{function.name}: {NO_END}; {core.label} has that ttl: give the function its own")
         for capability, option in {**function.requires, **options.needs()}.items():
             if capability not in core.capabilities:
                 raise ConfigurationError(
@@ -124,8 +126,13 @@ class Runtime:
             self.reader = FreshReader(core, keeper, options.load_timeout, function.limiter)
 
     @property
+    def caches(self) -> bool:
+        """Whether anything is looked up and stored: by this cache, and in this process now."""
+        return self.stores and not Switch.off
+
+    @property
     def fresh(self) -> FreshReader:
-        """The reader of a function that has tags."""
+        """The reader of a function that has tags, or limits."""
         reader: Any = self.reader  # it is one wherever more is asked for than to look, load and fill
         return reader  # type: ignore[no-any-return]  # as just said
 
@@ -141,6 +148,8 @@ class Function:
 
     many = False
     """Whether it reads many rows at once: see `many.py`."""
+    bound = False
+    """Whether it always belongs to the same cache."""
     requires: Mapping[Capability, str] = {}
     """What a backend has to be able to do, and for what, besides what the options ask for."""
 
@@ -216,7 +225,7 @@ class Function:
         prefix, in_process = runtime.core.prefix, runtime.in_process
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            return read(reader, prefix + of_call(args, kwargs, in_process), None, lambda: _load(fn, args, kwargs))
+            return read(reader, prefix + of_call(args, kwargs, in_process), None, partial(_load, fn, args, kwargs))
 
         self.path.serve(call, lambda: self._home() is runtime.home())
 
@@ -265,27 +274,27 @@ class Function:
         """What the cache holds for a call, sync."""
         runtime = self.runtime()
         key, tags = self.place(runtime, args, kwargs)
-        return drivers.run(verbs.peek(runtime.reader, key, tags), runtime.core) if runtime.stores else MISSING
+        return drivers.run(verbs.peek(runtime.reader, key, tags), runtime.core) if runtime.caches else MISSING
 
     async def apeek(self, /, *args: Any, **kwargs: Any) -> Any:
         """What the cache holds for a call, async."""
         runtime = self.runtime()
         key, tags = self.place(runtime, args, kwargs)
-        return await drivers.arun(verbs.peek(runtime.reader, key, tags), runtime.core) if runtime.stores else MISSING
+        return await drivers.arun(verbs.peek(runtime.reader, key, tags), runtime.core) if runtime.caches else MISSING
 
     def put(self, value: Any, /, *args: Any, **kwargs: Any) -> bool:
         """Put a known value in the place of what a call would load, sync."""
         scopes.join(args, kwargs)
         runtime = self.runtime()
         key, tags = self.place(runtime, args, kwargs)
-        return runtime.stores and bool(drivers.run(verbs.put(runtime.reader, key, tags, value), runtime.core))
+        return runtime.caches and bool(drivers.run(verbs.put(runtime.reader, key, tags, value), runtime.core))
 
     async def aput(self, value: Any, /, *args: Any, **kwargs: Any) -> bool:
         """Put a known value in the place of what a call would load, async."""
         scopes.join(args, kwargs)
         runtime = self.runtime()
         key, tags = self.place(runtime, args, kwargs)
-        return runtime.stores and bool(await drivers.arun(verbs.put(runtime.reader, key, tags, value), runtime.core))
+        return runtime.caches and bool(await drivers.arun(verbs.put(runtime.reader, key, tags, value), runtime.core))
 
 
 def _load(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -295,42 +304,46 @@ def _load(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any])
 
 def sync_shell(function: Function) -> Callable[..., Any]:
     """What a call of a plain decorated function runs, where the hit path has not found a hit."""
-    fn = function.fn
+    fn, limits = function.fn, function.options.limits
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        if Switch.off:
+        if Switch.off and not limits:
             return fn(*args, **kwargs)
         runtime = function.runtime()
-        if not runtime.stores:
+        if not runtime.caches:
+            if limits:
+                return drivers.run(runtime.fresh.uncached(sync=True), runtime.core, lambda: fn(*args, **kwargs))
             _count_uncached(runtime)
             return fn(*args, **kwargs)
         if function.tags:
             key, tags = function.place(runtime, args, kwargs)
-            return drivers.read_tagged(runtime.fresh, key, tags, lambda: _load(fn, args, kwargs))
+            return drivers.read_tagged(runtime.fresh, key, tags, partial(_load, fn, args, kwargs))
         function.shorten(runtime, drivers.read)
         key, found = function.locate(runtime, args, kwargs)
-        return drivers.read(runtime.reader, key, found, lambda: _load(fn, args, kwargs))
+        return drivers.read(runtime.reader, key, found, partial(_load, fn, args, kwargs))
 
     return call
 
 
 def async_shell(function: Function) -> Callable[..., Awaitable[Any]]:
     """What a call of an async decorated function awaits."""
-    fn = function.fn
+    fn, limits = function.fn, function.options.limits
 
     def call(*args: Any, **kwargs: Any) -> Awaitable[Any]:
-        if Switch.off:
+        if Switch.off and not limits:
             return fn(*args, **kwargs)  # type: ignore[no-any-return]  # it is a coroutine function
         runtime = function.runtime()
-        if not runtime.stores:
+        if not runtime.caches:
+            if limits:
+                return drivers.arun(runtime.fresh.uncached(sync=False), runtime.core, lambda: fn(*args, **kwargs))
             _count_uncached(runtime)
             return fn(*args, **kwargs)  # type: ignore[no-any-return]  # as above
         if function.tags:
             key, tags = function.place(runtime, args, kwargs)
-            return drivers.aread_tagged(runtime.fresh, key, tags, lambda: _load(fn, args, kwargs))
+            return drivers.aread_tagged(runtime.fresh, key, tags, partial(_load, fn, args, kwargs))
         function.shorten(runtime, drivers.aread)
         key, found = function.locate(runtime, args, kwargs)
-        return drivers.aread(runtime.reader, key, found, lambda: _load(fn, args, kwargs))
+        return drivers.aread(runtime.reader, key, found, partial(_load, fn, args, kwargs))
 
     return call
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Any, NamedTuple
 
-from .envelope import ABSENT, Codec, Meta, Outcome, Raised
+from .envelope import ABSENT, UNSURE, Codec, Meta, Outcome, Raised
 from .errors import CacheWarning, NotCacheableError
 from .expiry import NO_WINDOWS, Expiry, Windows
 from .stats import Counters
@@ -77,6 +77,9 @@ class Keeper:
                     self.uncacheable(NotCacheableError(why))
                 return None
             ttl = policy.expiry.of_error(chance())
+        elif outcome is UNSURE:
+            self.counters.uncacheable += 1
+            return None
         elif outcome is ABSENT:
             ttl = policy.expiry.of_error(chance())
         else:

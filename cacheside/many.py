@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from string import Formatter
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 from . import batch, drivers, scopes, telling
 from .backends.base import Capability
 from .binder import Binder
-from .envelope import ABSENT, Raised
-from .errors import ConfigurationError, InvalidKeyError
+from .envelope import ABSENT, UNSURE, Absent, Raised
+from .errors import CacheWarning, ConfigurationError, InvalidKeyError
 from .functions import Function, Home, Runtime
 from .hitpath import HitPath, Switch
 from .keymaker import is_coroutine, signature_of
@@ -81,6 +82,7 @@ class ManyFunction(Function):
         self.keys: Any = ManyKeys(fn, self.name, options.key, options.ignore, str(options.version))
         self.tags: tuple[Template, ...] = tuple([Template(tag, self.keys.fields, self.name) for tag in options.tags])
         self.limiter: Limiter | None = None
+        self._warned = False
         self._live_at(home)
         coroutine = is_coroutine(fn)
         call = _async_shell(self) if coroutine else _sync_shell(self)
@@ -117,14 +119,38 @@ class ManyFunction(Function):
         bound = BoundArguments(self.keys.binder.signature, {**values, self.keys.items: items})
         return bound.args, bound.kwargs
 
-    def outcomes(self, returned: Any, asked: Sequence[Any], numbers: Sequence[int]) -> dict[int, Any]:
-        """What the user's function returned for each of the numbers."""
+    def listed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a call, with its items in a list, which can be gone through again."""
+        values = self.keys.binder.bind(args, kwargs)
+        return self.arguments(values, list(values[self.keys.items]))
+
+    def outcomes(self, returned: Any, items: Sequence[Any], numbers: Sequence[int]) -> dict[int, Any]:
+        """What the user's function returned for each of the numbers of `items`.
+
+        (Not for each of the list that it was given, which is its own: it may have sorted it, or emptied it.)
+        """
         if not isinstance(returned, Mapping):
             raise TypeError(
                 f"{self.name} is a batch: it has to return a mapping from each item to its value, not a "
                 f"{type(returned).__qualname__}"
             )
-        return {number: returned.get(item, ABSENT) for number, item in zip(numbers, asked, strict=True)}
+        found = {number: returned.get(items[number], ABSENT) for number in numbers}
+        if returned and all(outcome is ABSENT for outcome in found.values()):
+            self._warn(next(iter(returned)), items[numbers[0]])
+            return dict.fromkeys(numbers, UNSURE)
+        return found
+
+    def _warn(self, key: Any, item: Any) -> None:
+        """The first time: the function seems to answer under other keys than those that it was asked for."""
+        if not self._warned:
+            self._warned = True
+            file, line, module = self.where
+            message = CacheWarning(
+                f"{self.name} returned nothing under any of the items that it was asked for, such as {item!r:.100}, "
+                f"but something under others, such as {key!r:.100}: it has to return a mapping from each item, just as "
+                "it was given, to its value. The items are missing in the result, and not cached as absent"
+            )
+            warnings.warn_explicit(message, CacheWarning, file, line, module)
 
     def texts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
         """The full texts of the keys of a call."""
@@ -152,22 +178,24 @@ class ManyFunction(Function):
 
 
 def _sync_shell(function: ManyFunction) -> Callable[..., Any]:
-    fn = function.fn
+    fn, limits = function.fn, function.options.limits
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        if Switch.off:
+        if Switch.off and not limits:
             return fn(*args, **kwargs)
         runtime = function.runtime()
         values, found, tags = function.spread(runtime, args, kwargs)
         items = [same[0] for same in found.values()]
 
         def load(numbers: Sequence[int]) -> dict[int, Any]:
-            asked = [items[number] for number in numbers]
-            some, named = function.arguments(values, asked)
+            some, named = function.arguments(values, [items[number] for number in numbers])
             scopes.join(some, named)
-            return function.outcomes(fn(*some, **named), asked, numbers)
+            return function.outcomes(fn(*some, **named), items, numbers)
 
-        if not runtime.stores:
+        if not runtime.caches:
+            if limits:
+                steps = batch.uncached_many(runtime.fresh, len(items), sync=True)
+                return _gathered(drivers.drive(steps, runtime.core, load), found)
             _count_uncached(runtime.counters, len(items))
             return _gathered(load(range(len(items))) if items else {}, found)
         steps = batch.read_many(runtime.reader, list(found), tags, True)
@@ -177,22 +205,24 @@ def _sync_shell(function: ManyFunction) -> Callable[..., Any]:
 
 
 def _async_shell(function: ManyFunction) -> Callable[..., Awaitable[Any]]:
-    fn = function.fn
+    fn, limits = function.fn, function.options.limits
 
     async def call(*args: Any, **kwargs: Any) -> Any:
-        if Switch.off:
+        if Switch.off and not limits:
             return await fn(*args, **kwargs)
         runtime = function.runtime()
         values, found, tags = function.spread(runtime, args, kwargs)
         items = [same[0] for same in found.values()]
 
         async def load(numbers: Sequence[int]) -> dict[int, Any]:
-            asked = [items[number] for number in numbers]
-            some, named = function.arguments(values, asked)
+            some, named = function.arguments(values, [items[number] for number in numbers])
             scopes.join(some, named)
-            return function.outcomes(await fn(*some, **named), asked, numbers)
+            return function.outcomes(await fn(*some, **named), items, numbers)
 
-        if not runtime.stores:
+        if not runtime.caches:
+            if limits:
+                steps = batch.uncached_many(runtime.fresh, len(items), sync=False)
+                return _gathered(await drivers.adrive(steps, runtime.core, load), found)
             _count_uncached(runtime.counters, len(items))
             return _gathered(await load(range(len(items))) if items else {}, found)
         steps = batch.read_many(runtime.reader, list(found), tags, False)
@@ -215,7 +245,7 @@ def _gathered(outcomes: batch.Outcomes, found: Mapping[str, list[Any]]) -> dict[
                 raise outcome.error
             finally:
                 del outcome, outcomes  # as in `drivers.read`
-        if outcome is not ABSENT:
+        if type(outcome) is not Absent:
             result.update(dict.fromkeys(same, outcome))
     return result
 

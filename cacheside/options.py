@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from .limiter import Limiter
 
 
+NO_END = "ttl=None means that values never are past it: there is no window to serve them in"
+
+
 class Options:
     """What a function asked for; `cached` explains each. A plain class: a dataclass takes longer to make than all else.
 
@@ -62,9 +65,7 @@ class Options:
         if max_loads is None and max_loads_wait is not None:
             raise ConfigurationError("max_loads_wait= is for max_loads=: without it no load waits for its turn")
         if self.windows and ttl is None:
-            raise ConfigurationError(
-                "ttl=None means that values never are past it: there is no window to serve them in"
-            )
+            raise ConfigurationError(NO_END)
         if self.key is not None and not isinstance(self.key, str) and not callable(self.key):
             raise ConfigurationError(f"key= is a template such as 'user:{{user_id}}' or a callable, not {self.key!r}")
         if self.cache_if is not None and not callable(self.cache_if):
@@ -85,7 +86,12 @@ class Options:
     @property
     def plain(self) -> bool:
         """Whether nothing is asked for but to look up, load and fill."""
-        return not (self.tags or self.windows or self.load_timeout or self.max_loads)
+        return not (self.tags or self.windows or self.limits)
+
+    @property
+    def limits(self) -> bool:
+        """Whether loads are limited, which they are without a cache as well."""
+        return bool(self.load_timeout or self.max_loads)
 
     def needs(self) -> dict[Capability, str]:
         """What a backend has to be able to do, and which option asks for it."""

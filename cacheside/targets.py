@@ -83,6 +83,13 @@ class Terms:
         """Whether the keys are guarded, and so have to be known before the write."""
         return self.strict or self.update
 
+    def require(self, name: str, core: Core) -> None:
+        """Make sure that the cache can do what is asked of the write `name`."""
+        if self.stale and "claims" not in core.capabilities:
+            raise ConfigurationError(
+                f"{name}: stale= needs a backend with the capability 'claims', which {core.label} lacks"
+            )
+
 
 class Targets:
     """The targets of one write function.
@@ -93,13 +100,20 @@ class Targets:
         targets: as the user gave them.
         home: gives the cache of templates and callables at each call.
         terms: how the write treats its keys.
+        bound: whether `home` always gives the same cache.
 
     Raises:
-        ConfigurationError: a target that does not fit the function.
+        ConfigurationError: a target that does not fit the function, or a cache that cannot do what is asked of it.
     """
 
     def __init__(
-        self, fn: Callable[..., Any], name: str, targets: tuple[Any, ...], home: Callable[[], Home], terms: Terms
+        self,
+        fn: Callable[..., Any],
+        name: str,
+        targets: tuple[Any, ...],
+        home: Callable[[], Home],
+        terms: Terms,
+        bound: bool = False,
     ) -> None:
         if not targets and not terms.tags:
             raise ConfigurationError(
@@ -127,6 +141,12 @@ class Targets:
                     f"there is no result yet: name {target!r} in an @invalidates of its own"
                 )
             (self.late if needs_result else self.early).append(make)
+        for target in targets:  # of those whose cache is known already; the others are asked at each call
+            if isinstance(target, (Cached, AsyncCached)):
+                if target._function.bound:
+                    terms.require(name, target._function.runtime().core)
+            elif bound:
+                terms.require(name, home().core)
         if terms.ttl is not UNSET and all(isinstance(target, (Cached, AsyncCached)) for target in targets):
             raise ConfigurationError(f"{name}: ttl= is for targets that are no cached functions, which have their own")
 

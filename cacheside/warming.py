@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any, NamedTuple, TypeAlias
 
 from .errors import ConfigurationError, MissingExtraError
@@ -113,19 +113,35 @@ async def awarm(
                     error = raised
                 tally.add(error)
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(concurrency):
-                group.create_task(work())
+        error: BaseException | None = None
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(concurrency):
+                    group.create_task(work())
+        except BaseExceptionGroup as several:  # what `items` or `progress` raised; the other tasks are cancelled
+            error = several.exceptions[0]
+        finally:
+            await each.aclose()
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # as in `drivers.read`
     return tally.state
 
 
 _END = object()
 
 
-async def _each(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
+async def _each(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncGenerator[Any, None]:
     if isinstance(items, AsyncIterable):
-        async for item in items:
-            yield item
+        given: Any = aiter(items)
+        try:
+            async for item in given:
+                yield item
+        finally:
+            if hasattr(given, "aclose"):  # a generator; what it holds is not left to the garbage collector
+                await given.aclose()
     else:
         iterator: Iterator[Any] = iter(items)
         for item in iterator:

@@ -140,7 +140,8 @@ class Cached(_Base[P, R]):
     def invalidate(self, /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Drop the entry of a call with these arguments, and the right of every load under way to fill it.
 
-        One round trip. If the cache does not answer, this process bypasses the key until it could be delivered.
+        One round trip (memcached: two). If the cache does not answer, this process bypasses the key until it could be
+        delivered.
         """
         self._function.invalidate(*bound_to(self), *args, **kwargs)
 
@@ -183,6 +184,9 @@ class Cached(_Base[P, R]):
 
         Returns:
             how many calls there were, how many failed, and the first error: a failure does not stop the others.
+
+        Raises:
+            Exception: what `items` or `progress` raised; nothing more is called then.
         """
         from .warming import warm
 
@@ -278,9 +282,12 @@ class CachedMany(_Base[P, R]):
         self._function.invalidate(*bound_to(self), *args, **kwargs)
 
     def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Invalidate, then call. See `Cached.refresh`."""
-        self.invalidate(*args, **kwargs)
-        return self(*args, **kwargs)
+        """Invalidate, then call; the items may come from a generator. See `Cached.refresh`."""
+        form: Any = self  # types do not know that these are arguments of it
+        some, named = _listed(form, args, kwargs)
+        form.invalidate(*some, **named)
+        found: R = form(*some, **named)
+        return found
 
     @overload
     def __get__(self: Callable[Concatenate[type[S], Q], T], instance: None, owner: type[S], /) -> CachedMany[Q, T]: ...  # type: ignore[misc]  # mypy does not see that self has the type of its own __call__
@@ -314,8 +321,11 @@ class AsyncCachedMany(_Base[P, Coroutine[Any, Any, T]], Generic[P, T]):
 
     async def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> T:
         """See `CachedMany.refresh`."""
-        await self.invalidate(*args, **kwargs)
-        return await self(*args, **kwargs)
+        form: Any = self  # types do not know that these are arguments of it
+        some, named = _listed(form, args, kwargs)
+        await form.invalidate(*some, **named)
+        found: T = await form(*some, **named)
+        return found
 
     @overload
     def __get__(  # type: ignore[misc]  # as above
@@ -386,6 +396,13 @@ def bound_to(form: Any) -> tuple[Any, ...]:
     """What a form is bound to; nothing for a function."""
     args: tuple[Any, ...] = getattr(form, "args", ())
     return args
+
+
+def _listed(form: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """The arguments of a call for many rows, for use more than once: the items may be a generator."""
+    bound = bound_to(form)
+    some, named = form._function.listed((*bound, *args), kwargs)
+    return some[len(bound) :], named
 
 
 def _in_class(function: Function) -> bool:

@@ -207,10 +207,7 @@ class Write:
         around = scopes.transactions(self._values)
         for core, plan in self._plan.items():
             core.require(sync)
-            if self._terms.stale and "claims" not in core.capabilities:
-                raise ConfigurationError(
-                    f"{self._name}: stale= needs a backend with the capability 'claims', which {core.label} lacks"
-                )
+            self._terms.require(self._name, core)
             for each in around:
                 each.require(core)
                 each.touch(core, plan)
@@ -267,16 +264,19 @@ class Write:
         logger().warning("%s: not all targets of its invalidation can be known, the rest expires: %s", self._name, why)
 
 
-def wrap(fn: Any, targets: tuple[Any, ...], home: Callable[[], Home], terms: Terms) -> Any:
-    """The decorated form of the write function `fn`: a plain function, `async def` if it is one."""
+def wrap(fn: Any, targets: tuple[Any, ...], home: Callable[[], Home], terms: Terms, bound: bool = False) -> Any:
+    """The decorated form of the write function `fn`: a plain function, `async def` if it is one.
+
+    `bound`: whether `home` always gives the same cache.
+    """
     if isinstance(fn, (classmethod, staticmethod)):
-        return type(fn)(wrap(fn.__func__, targets, home, terms))
+        return type(fn)(wrap(fn.__func__, targets, home, terms, bound))
     if not callable(fn):
         raise ConfigurationError(f"{terms.decorator}(...) decorates a function, not {fn!r}")
     name = f"{getattr(fn, '__module__', '?')}.{getattr(fn, '__qualname__', type(fn).__qualname__)}"
     if is_generator(fn):
         raise ConfigurationError(f"{name} is a generator: its write is not over when it returns")
-    plan = Targets(fn, name, targets, home, terms)
+    plan = Targets(fn, name, targets, home, terms, bound)
     inner: Any = fn
 
     def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Write:

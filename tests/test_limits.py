@@ -5,12 +5,20 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from typing import Any
+import types
+from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
+from colours import TIMEOUT, Colour, results, until
 from servers import RedisServer
 
-from cacheside import Cache, ConfigurationError, TooManyLoads
+from cacheside import Cache, ConfigurationError, LoadTimeout, TooManyLoads, invalidates
+from cacheside.backends.base import Capability
+from cacheside.backends.memory import MemoryBackend
+from cacheside.flight import Flight
+from cacheside.steps import Ask, Spawn, Wait
+from cacheside.testing import FakeClock, disabled
 
 CALLERS, ROWS, LIMIT = 500, 5_000, 20
 PLACES = ["memory", pytest.param("redis", marks=pytest.mark.server)]
@@ -170,6 +178,96 @@ def test_refusal_names_what_to_do() -> None:
     assert (read(1), read(2)) == (1, 2)
 
 
+@pytest.fixture(params=["null", "disabled"])
+def switched_off(request: pytest.FixtureRequest) -> Iterator[Cache]:
+    """A cache that is none, or one with caching switched off."""
+    if request.param == "null":
+        yield Cache("null://")
+    else:
+        with disabled():
+            yield Cache("memory://")
+
+
+def test_max_loads_without_a_cache(colour: Colour, switched_off: Cache) -> None:
+    """The store is spared where caching is switched off as well: every call loads, in its turn."""
+    store, gate = Store(), threading.Event()
+
+    def read(row: int) -> str:
+        store._enter(row)
+        assert gate.wait(TIMEOUT)
+        return store._leave(row)
+
+    limited = colour.decorate(switched_off.cached(key="row:{row}", max_loads=2, max_loads_wait=TIMEOUT), read)
+    rows = [1, 2, 3, 1, 2, 3]
+    calls = [colour.call(limited, row) for row in rows]
+    until(lambda: limited.cache_info().misses == len(rows))
+    gate.set()
+    assert results(calls) == [f"row {row}" for row in rows]
+    assert (store.most, store.reads) == (2, {1: 2, 2: 2, 3: 2})
+    info = limited.cache_info()
+    assert (info.hits, info.misses, info.loads, info.bypassed) == (0, 6, 6, 6)
+
+
+def test_load_timeout_without_a_cache(colour: Colour, switched_off: Cache) -> None:
+    """Nor does a caller wait longer than `load_timeout` there, of one row or of many."""
+    gate = threading.Event()
+
+    def read(row: int) -> int:
+        assert gate.wait(TIMEOUT)
+        return row
+
+    def read_many(rows: list[int]) -> dict[int, int]:
+        return {row: read(row) for row in rows}
+
+    for seconds in (0.05, TIMEOUT):
+        one = colour.decorate(switched_off.cached(key="row:{row}", load_timeout=seconds), read)
+        many = colour.decorate(switched_off.cached_many("row:{row}", load_timeout=seconds), read_many)
+        found = results([colour.call(one, 1), colour.call(many, [1, 2])])
+        if gate.is_set():
+            assert found == [1, {1: 1, 2: 2}]
+            assert colour.run(many, []) == {}
+        else:
+            assert [type(each) for each in found] == [LoadTimeout] * 2
+        assert many.cache_info().misses == 2
+        gate.set()
+
+
+@pytest.mark.parametrize("lease", [100, 8])
+def test_one_load_timeout_for_the_whole_call(monkeypatch: pytest.MonkeyPatch, lease: int) -> None:
+    """A caller who has to wait for several loads in turn, each refused by a write, waits for `load_timeout` in all."""
+    clock = FakeClock()
+    for module in ("engine", "freshness"):
+        monkeypatch.setattr(f"cacheside.{module}.time", types.SimpleNamespace(monotonic=clock))
+    cache = Cache("memory://", lease=lease)
+    runtime = cache.cached(key="row:{row}", load_timeout=10)(lambda row: row)._function.runtime()
+    core, backend = runtime.core, cast("Any", runtime.core.backend)
+    backend.lookup("row:1", lease)  # another has the lease
+    flights, lane = core.flights, "row:1" + runtime.reader.codec.identity
+    refused = flights.lead(lane, None)
+    running, _ = flights.enqueue(lane)
+    steps, answer = runtime.reader.read("row:1", sync=True), None
+    waits: list[float] = []
+    while True:
+        try:
+            step = steps.send(answer)
+        except StopIteration as end:
+            outcome = end.value
+            break
+        answer = True
+        if isinstance(step, Ask):
+            answer = getattr(backend, step.verb)(*step.args)
+        elif isinstance(step, Wait):
+            waits.append(step.seconds)
+            answer = step.flight in (refused, running)
+            clock.advance({refused: 6, running: 1}.get(cast("Flight", step.flight), step.seconds))
+            if answer:
+                flights.end(cast("Flight", step.flight), "old")
+        else:
+            assert isinstance(step, Spawn)  # its own load, which takes for ever
+    assert waits == pytest.approx([min(lease, 10), 4, 3])
+    assert isinstance(outcome.error, LoadTimeout)
+
+
 @pytest.mark.parametrize(
     ("options", "cure"),
     [
@@ -197,6 +295,19 @@ def test_bad_options(options: dict[str, Any], cure: str) -> None:
         Cache("memory://").cached(key="row:{row}", **options)(lambda row: row)
 
 
+@pytest.mark.parametrize("window", ["stale_while_revalidate", "stale_if_error", "early_refresh"])
+def test_windows_on_a_cache_without_ttl(window: str) -> None:
+    """A window past a ttl that the cache says never ends is refused like one past the function's own."""
+    cache = Cache("memory://", ttl=None)
+    options: dict[str, Any] = {window: 1.0}
+    for decorator in (cache.cached(key="row:{row}", **options), cache.cached_many("{item}", **options)):
+        with pytest.raises(
+            ConfigurationError, match=r"ttl=None means .*memory:// has that ttl: give the function its own"
+        ):
+            decorator(lambda row: row)
+    assert cache.cached(key="row:{row}", ttl=60, **options)(lambda row: row)(1) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "cure"),
     [
@@ -212,3 +323,35 @@ def test_bad_writes(options: dict[str, Any], cure: str) -> None:
     """The same for writes."""
     with pytest.raises(ConfigurationError, match=cure):
         Cache("memory://").invalidates("row:{row}", **options)(lambda row: row)
+
+
+class Plain(MemoryBackend):
+    """A backend without claims."""
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """See `Backend.capabilities`."""
+        return super().capabilities - {"claims"}
+
+
+def test_stale_on_a_cache_without_claims(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a backend cannot do is said as soon as the cache is known: where it is the write's own, or the target's."""
+    plain, able = Cache(Plain()), Cache("memory://")
+    reads = [cache.cached(key="row:{row}")(lambda row: row) for cache in (plain, able)]
+
+    def write(row: int) -> None:
+        """Nothing."""
+
+    for refused in (
+        lambda: plain.invalidates("row:{row}", stale=5)(write),
+        lambda: plain.invalidates(lambda row: "k", stale=5)(write),
+        lambda: able.invalidates(reads[0], stale=5)(write),
+        lambda: plain.invalidating("row:1", stale=5),
+    ):
+        with pytest.raises(ConfigurationError, match=r"stale= needs .* 'claims', which memory://"):
+            refused()
+    plain.invalidates(reads[1], stale=5)(write)(1)
+    monkeypatch.setattr("cacheside.cache._default", plain)
+    late = invalidates("row:{row}", stale=5)(write)
+    with pytest.raises(ConfigurationError, match="capability 'claims'"):
+        late(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -12,9 +13,10 @@ import pytest
 from colours import Colour, until
 from many_tools import Table
 from redis_tools import MakeCache
-from test_round_trips import RedisMeter
+from test_round_trips import Count, RedisMeter
 
 from cacheside import MISSING, Cache
+from cacheside.backends.memcached import aio, sync
 from cacheside.backends.redis.aserver import AsyncServer
 from cacheside.backends.redis.server import SyncServer
 
@@ -26,27 +28,29 @@ ROWS = {number: number * 10 for number in NUMBERS}
 
 @pytest.fixture
 def exchanges(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many commands went together, for each exchange with a server."""
+    """One for each exchange with a server, of whichever kind."""
     seen: list[int] = []
 
-    def watch(cls: type) -> None:
-        real: Callable[..., Any] = cls.exchange  # type: ignore[attr-defined]
+    def watch(cls: type, method: str) -> None:
+        real: Callable[..., Any] = getattr(cls, method)
 
-        def exchange(self: Any, commands: Any, probe: bool) -> Any:
-            seen.append(len(commands))
-            return real(self, commands, probe)
+        def exchange(self: Any, *args: Any) -> Any:
+            seen.append(1)
+            return real(self, *args)
 
-        monkeypatch.setattr(cls, "exchange", exchange)
+        monkeypatch.setattr(cls, method, exchange)
 
-    watch(SyncServer)
-    watch(AsyncServer)
+    for cls in (SyncServer, AsyncServer):
+        watch(cls, "exchange")
+    for node in (sync.Node, aio.Node):
+        watch(node, "run")
     return seen
 
 
-@pytest.fixture
-def cache(make_cache: MakeCache, redis_server: Any, namespace: str) -> Cache:
-    """In each colour."""
-    return make_cache(redis_server.url, namespace=namespace, timeout=20)
+@pytest.fixture(params=["redis_server", "memcached_server"])
+def cache(request: pytest.FixtureRequest, make_cache: MakeCache, namespace: str) -> Cache:
+    """In each colour, on each kind of server."""
+    return make_cache(request.getfixturevalue(request.param).url, namespace=namespace, timeout=20)
 
 
 @pytest.mark.parametrize(("count", "tags"), [(1000, ()), (1000, ("all",)), (500, ("all", "row:{number}"))])
@@ -71,6 +75,23 @@ def test_thousand_rows(colour: Colour, cache: Cache, exchanges: list[int], count
     del exchanges[:]
     assert colour.run(many, numbers) == rows
     assert (table.calls[1:], len(exchanges)) == ([[5, 7]], 2)
+
+
+def test_more_rows_than_go_together(colour: Colour, cache: Cache, exchanges: list[int]) -> None:
+    """Of 2,500 rows each look and each store is three round trips to a Redis, 1,200 in each; to memcached it is one."""
+    numbers, table = range(2500), Table()
+
+    def read(numbers: Any) -> Any:
+        return table.read(numbers)
+
+    many = colour.decorate(cache.cached_many("{number}"), read)
+    colour.run(many, [-1])
+    del exchanges[:]
+    three = 3 if "redis" in cache._core.label else 1
+    for trips in (2 * three, three):
+        assert len(colour.run(many, numbers)) == 2500
+        assert len(exchanges) == trips
+        del exchanges[:]
 
 
 def test_rows_that_are_of_no_use(colour: Colour, cache: Cache, exchanges: list[int]) -> None:
@@ -151,20 +172,48 @@ def test_hits_are_not_written(colour: Colour, cache: Cache, monkeypatch: pytest.
 # --- one row ---
 
 
-@pytest.fixture
-def meter(new_redis: Any) -> Iterator[RedisMeter]:
-    """Of a server for this test alone."""
-    with contextlib.closing(RedisMeter(new_redis())) as meter:
-        yield meter
+class Exchanges:
+    """A meter that counts in the client."""
+
+    def __init__(self, seen: list[int]) -> None:
+        self._seen = seen
+
+    def reset(self) -> None:
+        """Begin to count."""
+        del self._seen[:]
+
+    def count(self) -> Count:
+        """The count."""
+        return Count(len(self._seen), Counter())
 
 
-def test_calls_with_tags_and_other_verbs(colour: Colour, make_cache: MakeCache, meter: RedisMeter) -> None:
-    """A hit with tags is one round trip, a miss two; so are a peek, and a `set`: one, and two."""
-    where = meter._client.connection_pool.connection_kwargs
-    cache = make_cache(f"redis://{where['host']}:{where['port']}/0", timeout=20)
+@pytest.fixture(params=["redis", "memcached"])
+def metered(
+    request: pytest.FixtureRequest, make_cache: MakeCache, exchanges: list[int]
+) -> Iterator[tuple[Cache, RedisMeter | Exchanges]]:
+    """A cache on a server for this test alone, and its meter."""
+    server = request.getfixturevalue(f"new_{request.param}")()
+    cache = make_cache(server.url, timeout=20)
+    if request.param == "memcached":
+        yield cache, Exchanges(exchanges)
+    else:
+        with contextlib.closing(RedisMeter(server)) as meter:
+            yield cache, meter
+
+
+def test_calls_with_tags_and_other_verbs(colour: Colour, metered: tuple[Cache, RedisMeter | Exchanges]) -> None:
+    """A hit with tags is one round trip, a miss two; so are a peek, and a `set`: one, and two (memcached: three).
+
+    Invalidating tags, however many, is one (memcached: two).
+    """
+    cache, meter = metered
+    redis = isinstance(meter, RedisMeter)
 
     def read(number: int) -> int:
         return number * 10
+
+    def drop() -> Any:
+        return (cache.invalidate if colour.name == "sync" else cache.ainvalidate)("plain:-1", tags=["all", "even"])
 
     tagged = colour.decorate(cache.cached("tagged:{number}", tags=("all", "even")), read)
     plain = colour.decorate(cache.cached("plain:{number}"), read)
@@ -182,5 +231,7 @@ def test_calls_with_tags_and_other_verbs(colour: Colour, make_cache: MakeCache, 
         assert cost(tagged, 1) == (10, 1)
         assert (cost(tagged.peek, 1), cost(plain.peek, 0)) == ((10, 1), (0, 1))
     assert cost(plain.peek, 7) == (MISSING, 1)
-    assert cost(plain.set, 5, 1) == (True, 2)
+    assert cost(plain.set, 5, 1) == (True, 2 if redis else 3)
     assert cost(plain, 1) == (5, 1)
+    assert cost(drop) == (None, 1 if redis else 2)
+    assert cost(tagged.peek, 1) == (MISSING, 1)

@@ -14,7 +14,7 @@ import broken_scopes
 import pytest
 from servers import MemcachedServer
 
-from cacheside import Cache
+from cacheside import MISSING, Cache
 from cacheside.backends.memcached import MemcachedBackend
 from cacheside.backends.memory import MemoryBackend
 from cacheside.testing import BackendConformance, FakeClock, Subject, disabled
@@ -164,6 +164,17 @@ def test_disabled_still_invalidates() -> None:
     with disabled():
         asyncio.run(numbers.aread.invalidate())
     assert asyncio.run(numbers.aread()) == 3
+
+
+def test_disabled_verbs() -> None:
+    """Inside the block there is nothing to peek at, and a known value is not taken; what was cached before stays."""
+    numbers = Numbers()
+    numbers.read()
+    asyncio.run(numbers.aread())
+    with disabled():
+        assert (numbers.read.peek(), numbers.read.set(5)) == (MISSING, False)
+        assert (asyncio.run(numbers.aread.peek()), asyncio.run(numbers.aread.set(5))) == (MISSING, False)
+    assert (numbers.read.peek(), asyncio.run(numbers.aread.peek())) == (0, 0)
 
 
 def test_disabled_nests() -> None:

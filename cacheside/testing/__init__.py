@@ -70,6 +70,8 @@ class FakeClock:
 def disabled() -> Iterator[None]:
     """No caching in the whole process inside the block: every call of a cached function calls the function itself.
 
+    `max_loads` and `load_timeout` hold all the same. `.peek` finds nothing, and `.set` stores nothing.
+
     Invalidations are still sent, so nothing stale is left behind for the time after the block. Blocks may be nested,
     and may overlap in several threads and tasks: caching is on again when the last one has ended. It is a plain
     ``with``, around async code too.

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
+from collections.abc import Callable
 from typing import Any
 
+from ..errors import CacheWarning
 from .bench import LONG, SHORT, Bench, Promises, promise_of, until
 from .rows import Rows, drop
 from .windowed import settled
@@ -65,6 +69,17 @@ class ManyPromises(Promises):
         assert len(store.calls) == 1
 
     @promise_of("batches")
+    def test_list_is_the_functions_own(self, bench: Bench) -> None:
+        """What the function does to the list that it is given, sorting or emptying it, changes nobody's row."""
+        for change in (list.sort, list.reverse, list.pop, list.clear):
+            store, mine = Rows(1, 2, 3), [3, 1, 2]
+            many = bench.cache().cached_many(key=f"{change.__name__}:{{row}}")(
+                bench.function(functools.partial(_read_and_change, store, change))
+            )
+            assert [bench.call(many, mine) for _ in range(2)] == [store.expected(mine)] * 2
+            assert (mine, store.calls) == ([3, 1, 2], [[3, 1, 2]])
+
+    @promise_of("batches")
     def test_absent_items(self, bench: Bench) -> None:
         """What the function leaves out is left out, and known to be absent for `negative_ttl`, whatever the ttl."""
         cache, store = bench.cache(), Rows(1)
@@ -80,6 +95,47 @@ class ManyPromises(Promises):
         bench.call(long.invalidate, [7])
         assert bench.call(long, [7, 8]) == {7: "born"}
         assert store.calls[2:] == [[7], [7]]
+
+    @promise_of("batches")
+    def test_answers_under_other_keys(self, bench: Bench) -> None:
+        """A function that returns nothing that was asked for, but something else, is told once; nothing is absent."""
+        store = Rows(1, 2)
+
+        def read(rows: Any) -> Any:
+            return {str(row): value for row, value in store.read(rows).items()}
+
+        many = bench.cache().cached_many(key="row:{row}", tags=("all",))(bench.function(read))
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            assert bench.call(many, [3]) == {}
+            assert [bench.call(many, [1, 2, 3]) for _ in range(2)] == [{}] * 2
+        assert [each.category for each in seen] == [CacheWarning]
+        assert "such as 1, but something under others, such as '1'" in str(seen[0].message)
+        assert store.calls == [[3], [1, 2], [1, 2]]  # 3 is absent: for that call nothing at all was returned
+        assert many.cache_info().uncacheable == 4
+
+    @promise_of("batches")
+    def test_items_of_a_generator(self, bench: Bench) -> None:
+        """Items may come from a generator: calls, `invalidate`, `refresh` and `keys` each go through it once."""
+        store = Rows(1, 2)
+
+        def of_org(self: Any, rows: Any, *, org: int) -> Any:
+            return store.read(rows)
+
+        class Shop:
+            method: Any = bench.cache().cached_many(key="{org}:{row}", ignore=("self",))(bench.function(of_org))
+
+        many: Any = bench.cache().cached_many(key="row:{row}")(bench.function(store.read))
+        for read in (many, functools.partial(Shop().method, org=7)):
+            assert bench.call(read, (row for row in (1, 2, 1))) == store.expected([1, 2])
+        for refresh in (many.refresh, functools.partial(Shop().method.refresh, org=7)):
+            del store.calls[:]
+            assert bench.call(refresh, (row for row in (2, 1))) == store.expected([2, 1])
+            assert store.calls == [[2, 1]]
+        bench.call(many.invalidate, (row for row in (1, 2)))
+        assert many.keys(row for row in (1, 2)) == ["row:1", "row:2"]
+        assert bench.call(many, [1, 2]) == store.expected([1, 2])
+        assert store.calls == [[2, 1], [1, 2]]
 
     @promise_of("batches")
     def test_hits_are_not_rewritten(self, bench: Bench) -> None:
@@ -282,3 +338,9 @@ class ManyPromises(Promises):
         assert bench.call(read, [1, 2, 3]) == {1: "new", 2: "row 2"}
         assert store.calls == [[2], [1, 3], [1], [1]]
         assert read.cache_info().guarded == 2
+
+
+def _read_and_change(store: Rows, change: Callable[[list[Any]], Any], rows: list[Any]) -> Any:
+    found = store.read(rows)
+    change(rows)
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from datetime import date
 from typing import Any
 
@@ -292,6 +292,34 @@ class VerbPromises(Promises):
             assert bench.call(read.warm, items(range(20))) == Warmed(20, 0, None)
             assert [bench.call(read, row) for row in range(20)] == [0] * 20
             assert store.reads == 20
+
+    @promise
+    def test_warm_that_is_broken_off(self, bench: Bench) -> None:
+        """What the items or the progress raise comes out as it is, and an async generator of items is closed."""
+        read = bench.cache().cached(key="row:{row}")(bench.function(Store().read))
+        closed: list[bool] = []
+
+        def items() -> Iterator[int]:
+            yield 1
+            raise NotFound("items")
+
+        async def aitems() -> AsyncIterator[int]:
+            try:
+                for row in range(5):
+                    yield row
+            finally:
+                closed.append(True)
+
+        def tell(so_far: Warmed) -> None:
+            raise NotFound("progress")
+
+        telling = functools.partial(read.warm, progress=tell)
+        assert raises(bench, read.warm, items()) == ("items",)
+        assert raises(bench, telling, [1, 2, 3]) == ("progress",)
+        if bench.colour == "async":
+            several = aitems()
+            assert raises(bench, functools.partial(telling, concurrency=2), several) == ("progress",)
+            assert closed == [True]
 
 
 def put_by_steps(bench: Bench, read: Any, value: Any, meddle: Callable[[], object]) -> bool:
