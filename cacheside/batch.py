@@ -18,7 +18,7 @@ from .envelope import ABSENT, Miss, Outcome, Raised
 from .errors import CacheUnavailable
 from .flight import Flight
 from .freshness import FreshReader
-from .steps import Abandon, AbandonMany, Ask, Failed, Load, LoadMany, Pause, Spawn, Step, Steps, Wait
+from .steps import Abandon, AbandonMany, Ask, Begin, Failed, Load, LoadMany, Pause, Spawn, Step, Steps, Wait
 
 Outcomes: TypeAlias = dict[int, Outcome]
 """By the number of the item."""
@@ -125,6 +125,11 @@ class _Crew:
 
     def round(self) -> Steps:
         """Do what most of them can do together now."""
+        if any(isinstance(step, Begin) for step in self.steps.values()):  # then all of them: they were spawned together
+            yield Begin()
+            for number in list(self.steps):
+                self.go_on(number, None)
+            return
         asks = {number: step for number, step in self.steps.items() if isinstance(step, Ask)}
         if asks:
             yield from self._ask(asks)

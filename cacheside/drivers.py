@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from contextlib import suppress
+from types import coroutine
 from typing import TYPE_CHECKING, Any
 
 from . import background
@@ -17,7 +18,7 @@ from .core import Core
 from .envelope import Miss, Outcome, Raised
 from .flight import loading
 from .giveback import given_back, lease_or_give_back, leases_or_give_back, release, release_many
-from .steps import Abandon, AbandonMany, Ask, Awaited, Failed, Load, LoadMany, Pause, Spawn, Step, Steps, Wait
+from .steps import Abandon, AbandonMany, Ask, Awaited, Begin, Failed, Load, LoadMany, Pause, Spawn, Step, Steps, Wait
 
 if TYPE_CHECKING:
     import asyncio
@@ -292,6 +293,9 @@ async def _aperform(step: Step, backend: AsyncBackend | None, load: Callable[...
     if isinstance(step, Pause):
         await asyncio.sleep(step.seconds)
         return None
+    if isinstance(step, Begin):
+        await _turn()
+        return None
     assert backend is not None  # `adrive` has made sure of it
     assert isinstance(step, Ask)
     asked: Coroutine[Any, Any, Any] = getattr(backend, step.verb)(*step.args)
@@ -304,6 +308,12 @@ async def _aperform(step: Step, backend: AsyncBackend | None, load: Callable[...
         return await asked
     except Exception as error:
         return Failed(error)
+
+
+@coroutine
+def _turn() -> Generator[None, None, None]:
+    """The next turn of the loop, whoever calls: a task that is made of a coroutine that stands here goes on from it."""
+    yield
 
 
 async def _wait(flight: Awaited, seconds: float) -> bool:

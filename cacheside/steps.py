@@ -62,8 +62,14 @@ class Wait:
         self.seconds: float = seconds
 
 
+class Begin:
+    """Wait for the turn of what was spawned. What ends it before it had its turn is thrown in here."""
+
+    __slots__ = ()
+
+
 class Spawn:
-    """Carry out other steps in the background; the answer is whether there was room for them.
+    """Carry out other steps, of which the first is `Begin`, in the background; the answer is whether there was room.
 
     `at_once`: somebody waits for them, so there always is.
     """
@@ -112,5 +118,5 @@ class Failed:
         self.error: Exception = error
 
 
-Step: TypeAlias = Ask | Load | LoadMany | Wait | Pause | Spawn | Abandon | AbandonMany
+Step: TypeAlias = Ask | Load | LoadMany | Wait | Pause | Begin | Spawn | Abandon | AbandonMany
 Steps: TypeAlias = Generator[Step, Any, Outcome]
