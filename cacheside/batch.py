@@ -162,11 +162,11 @@ class _Crew:
                     self.go_on(number, answer)
 
     def _spawn(self, spawns: Mapping[int, Spawn]) -> Steps:
-        for at_once in (True, False):
-            some = {number: spawn.steps for number, spawn in spawns.items() if spawn.at_once is at_once}
+        for whose in dict.fromkeys((None, *(spawn.whose for spawn in spawns.values()))):
+            some = {number: spawn.steps for number, spawn in spawns.items() if spawn.whose is whose}
             if some:
                 steps = in_step(some)
-                accepted = yield Spawn(steps, at_once)
+                accepted = yield Spawn(steps, whose)
                 if not accepted:
                     steps.close()
                 for number in some:

@@ -210,7 +210,7 @@ def _perform(step: Step, core: Core, load: Callable[..., Any]) -> Any:
             del step, outer  # as above
     if isinstance(step, Spawn):
         steps = step.steps
-        return background.submit(lambda: drive(steps, core, load), step.at_once)
+        return background.submit(lambda: drive(steps, core, load), step.whose)
     if isinstance(step, Wait):
         ended = threading.Lock()  # an Event is made of more than one, and a thousand threads may wait
         ended.acquire()
@@ -250,7 +250,7 @@ async def adrive(steps: Steps, core: Core, load: Callable[..., Awaitable[Any]] =
             if local is not None and isinstance(step, (Ask, Abandon, AbandonMany)):
                 answer = _perform(step, core, _no_load)
             elif isinstance(step, Spawn):
-                core.spawn(adrive(step.steps, core, load), step.at_once)
+                core.spawn(adrive(step.steps, core, load), at_once=step.whose is None)
                 answer = True
             elif isinstance(step, Abandon):
                 assert remote is not None  # as seen above

@@ -254,7 +254,7 @@ class FreshReader(Reader):
             return (yield from steps)
         box: list[Outcome] = []
         try:
-            begun = yield Spawn(self._apart(box, flight, steps, abandon), at_once=True)
+            begun = yield Spawn(self._apart(box, flight, steps, abandon), None)
         except BaseException:  # in a batch, of which other rows were asking for something
             self.core.flights.end(flight)
             if abandon is not None:
@@ -348,7 +348,7 @@ class FreshReader(Reader):
         steps = self._refresh(visit, seen)
         begun = False
         try:
-            begun = yield Spawn(steps, at_once=False)
+            begun = yield Spawn(steps, self.keeper.policy)
         finally:
             if not begun:
                 steps.close()

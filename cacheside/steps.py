@@ -4,10 +4,13 @@ Plain classes: Python takes ten times as long to make a NamedTuple, and every pr
 """
 
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from .envelope import Outcome
 from .flight import Flight
+
+if TYPE_CHECKING:
+    from .keeper import Policy
 
 
 class Ask:
@@ -71,14 +74,14 @@ class Begin:
 class Spawn:
     """Carry out other steps, of which the first is `Begin`, in the background; the answer is whether there was room.
 
-    `at_once`: somebody waits for them, so there always is.
+    `whose`: the function that is refreshed; None: somebody waits for them, so they begin at once.
     """
 
-    __slots__ = ("at_once", "steps")
+    __slots__ = ("steps", "whose")
 
-    def __init__(self, steps: "Steps", at_once: bool) -> None:
+    def __init__(self, steps: "Steps", whose: "Policy | None") -> None:
         self.steps: Steps = steps
-        self.at_once: bool = at_once
+        self.whose: Policy | None = whose
 
 
 class Pause:

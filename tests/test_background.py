@@ -394,9 +394,9 @@ def read(row):
 for row in range(20):
     read(row)
 clock.advance(61)
-assert {read(row) for row in range(20)} == {"old"}  # 8 refreshes run, 12 wait
+assert {read(row) for row in range(20)} == {"old"}  # 4 refreshes run, 16 wait
 deadline = time.monotonic() + 20
-while len(running) < 8 and time.monotonic() < deadline:
+while len(running) < 4 and time.monotonic() < deadline:
     time.sleep(0.002)
 child = os.fork()
 if not child:
