@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     import asyncio
 
 
+LONGEST_TAG = 65_535  # of a tag in a key: entries hold it after two bytes for its length; a longer one gets a strong hash
+
+
 class Update:
     """A value to put in the place of a writer's mark; `refused` is told if it is not cacheable after all."""
 
@@ -84,7 +87,12 @@ class Core:
 
     def tag_key(self, text: str) -> str:
         """The key of a tag, as the backend knows it. No template can render it: there `%` begins a number."""
-        return f"{self.prefix}%tag:{text}"
+        key = f"{self.prefix}%tag:{text}"
+        if len(key) <= LONGEST_TAG:
+            return key
+        from hashlib import blake2b  # costly to import
+
+        return f"{self.prefix}%long:{blake2b(text.encode(), digest_size=32).hexdigest()}"
 
     def spawn(self, work: Coroutine[Any, Any, Any], at_once: bool) -> None:
         """Do `work` in a task of the running loop, in a copy of this context.
