@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import asyncio
 
 
-LONGEST_TAG = 65_535  # of a tag in a key: entries hold it after two bytes for its length; a longer one gets a strong hash
+LONGEST_TAG = 65_535  # bytes of the key of a tag: entries hold it after its length in two; longer ones get a hash
 
 
 class Update:
