@@ -18,7 +18,7 @@ from .envelope import ABSENT, Miss, Outcome, Raised
 from .errors import CacheUnavailable
 from .flight import Flight
 from .freshness import FreshReader
-from .steps import Abandon, AbandonMany, Ask, Failed, Load, LoadMany, Pause, Spawn, Step, Steps, Wait
+from .steps import Abandon, AbandonMany, Ask, Begin, Failed, Load, LoadMany, Pause, Spawn, Step, Steps, Wait
 
 Outcomes: TypeAlias = dict[int, Outcome]
 """By the number of the item."""
@@ -130,6 +130,11 @@ class _Crew:
 
     def round(self) -> Steps:
         """Do what most of them can do together now."""
+        if any(isinstance(step, Begin) for step in self.steps.values()):  # then all of them: they were spawned together
+            yield Begin()
+            for number in list(self.steps):
+                self.go_on(number, None)
+            return
         asks = {number: step for number, step in self.steps.items() if isinstance(step, Ask)}
         if asks:
             yield from self._ask(asks)
@@ -162,11 +167,11 @@ class _Crew:
                     self.go_on(number, answer)
 
     def _spawn(self, spawns: Mapping[int, Spawn]) -> Steps:
-        for at_once in (True, False):
-            some = {number: spawn.steps for number, spawn in spawns.items() if spawn.at_once is at_once}
+        for whose in dict.fromkeys((None, *(spawn.whose for spawn in spawns.values()))):
+            some = {number: spawn.steps for number, spawn in spawns.items() if spawn.whose is whose}
             if some:
                 steps = in_step(some)
-                accepted = yield Spawn(steps, at_once)
+                accepted = yield Spawn(steps, whose)
                 if not accepted:
                     steps.close()
                 for number in some:

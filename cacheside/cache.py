@@ -248,7 +248,8 @@ class Cache:
     async def aclose(self) -> None:
         """Close the connections of async code in the running event loop. Idempotent; the next call opens new ones.
 
-        What is refreshed in the background in this loop is broken off.
+        What is done in the background in this loop is broken off: refreshes, and loads with `load_timeout`, whose
+        callers get `LoadTimeout` if they are still waiting. So end what calls cached functions first.
         """
         await self._core.stop()
         if self._core.aio is not None:

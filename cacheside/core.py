@@ -10,11 +10,11 @@ from collections.abc import Callable, Collection, Coroutine, Generator, Mapping
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
-from . import hitpath, scopes, tokens
+from . import forks, hitpath, scopes, tokens
 from .backends.base import AsyncBackend, Backend, Capability, Size
 from .errors import ConfigurationError, NotCacheableError
 from .flight import Flights, loading
-from .giveback import spawn
+from .giveback import owned, spawn, sweep
 from .health import Health, logger
 from .pending import Pending, Plan, Snapshot
 from .stats import StatsBook
@@ -22,6 +22,9 @@ from .steps import Ask, Failed, Step, Steps
 
 if TYPE_CHECKING:
     import asyncio
+
+
+LONGEST_TAG = 65_535  # bytes of the key of a tag: entries hold it after its length in two; longer ones get a hash
 
 
 class Update:
@@ -76,37 +79,43 @@ class Core:
         self.held: scopes.Held = scopes.Held()
         self.refreshes: dict[str, float] = {}
         """For what is being refreshed by this process, until when nobody else here needs to try."""
-        self.tasks: set[asyncio.Task[Any]] = set()
-        """What is done in the background by async code."""
+        forks.register(self)
+
+    def after_fork(self) -> None:
+        """What is being refreshed is so by the parent."""
+        self.refreshes = {}
 
     def tag_key(self, text: str) -> str:
         """The key of a tag, as the backend knows it. No template can render it: there `%` begins a number."""
-        return f"{self.prefix}%tag:{text}"
+        key = f"{self.prefix}%tag:{text}"
+        if len(key) <= LONGEST_TAG:
+            return key
+        from hashlib import blake2b  # costly to import
+
+        return f"{self.prefix}%long:{blake2b(text.encode(), digest_size=32).hexdigest()}"
 
     def spawn(self, work: Coroutine[Any, Any, Any], at_once: bool) -> None:
         """Do `work` in a task of the running loop, in a copy of this context.
 
+        It has begun when this returns, and stands where it first waits: so it has its way out in whatever manner it is
+        ended. (A task that is cancelled at once would never have begun.)
+
         Args:
+            work: at first it only waits for its turn, see `steps.Begin`.
             at_once: somebody waits for it; so it is inside the loads that the caller is inside of.
         """
         context = copy_context()
         if not at_once:
             context.run(loading.set, ())
-        task = spawn(work, context)
-        self.tasks.add(task)
-        task.add_done_callback(self._spawned)
-
-    def _spawned(self, task: asyncio.Task[Any]) -> None:
-        self.tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            logger().error("a load in the background failed", exc_info=task.exception())
+        context.run(work.send, None)
+        spawn(work, context, self).add_done_callback(_spawned)
 
     async def stop(self) -> None:
         """Break off what is done in the background in the running loop."""
         import asyncio
 
-        loop = asyncio.get_running_loop()
-        tasks = [task for task in list(self.tasks) if task.get_loop() is loop]
+        sweep()
+        tasks = owned(self)
         for task in tasks:
             task.cancel()
         if tasks:
@@ -305,6 +314,11 @@ class Core:
             hitpath.reset()  # whoever asks for a pending key by a row would get the old value
         if self.pending.overflowed and not overflowed:
             self.health.overflowed("clear" in self.capabilities)
+
+
+def _spawned(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        logger().error("a load in the background failed", exc_info=task.exception())
 
 
 def _parts(plan: Plan) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:

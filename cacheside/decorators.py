@@ -146,6 +146,7 @@ class CachedFactory:
                 Lowenstein, VLDB 2015). 0: not.
             load_timeout: seconds that a caller waits for a load, which then runs in the background, and goes on there
                 if it takes longer. The caller gets an old value that `stale_if_error` would allow, or LoadTimeout.
+                Each load has a thread or task of its own, also while it waits for its turn by `max_loads`.
             max_loads: so many loads of this function run at once in this process, at most; others wait for their turn.
             max_loads_wait: seconds until one that waits is refused, with TooManyLoads; default: the cache's `lease`.
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from contextlib import suppress
+from types import coroutine
 from typing import TYPE_CHECKING, Any
 
 from . import background
@@ -17,7 +18,7 @@ from .core import Core
 from .envelope import Miss, Outcome, Raised
 from .flight import loading
 from .giveback import given_back, lease_or_give_back, leases_or_give_back, release, release_many
-from .steps import Abandon, AbandonMany, Ask, Awaited, Failed, Load, LoadMany, Pause, Spawn, Step, Steps, Wait
+from .steps import Abandon, AbandonMany, Ask, Awaited, Begin, Failed, Load, LoadMany, Pause, Spawn, Step, Steps, Wait
 
 if TYPE_CHECKING:
     import asyncio
@@ -209,7 +210,7 @@ def _perform(step: Step, core: Core, load: Callable[..., Any]) -> Any:
             del step, outer  # as above
     if isinstance(step, Spawn):
         steps = step.steps
-        return background.submit(lambda: drive(steps, core, load), step.at_once)
+        return background.submit(lambda: drive(steps, core, load), step.whose)
     if isinstance(step, Wait):
         ended = threading.Lock()  # an Event is made of more than one, and a thousand threads may wait
         ended.acquire()
@@ -249,7 +250,7 @@ async def adrive(steps: Steps, core: Core, load: Callable[..., Awaitable[Any]] =
             if local is not None and isinstance(step, (Ask, Abandon, AbandonMany)):
                 answer = _perform(step, core, _no_load)
             elif isinstance(step, Spawn):
-                core.spawn(adrive(step.steps, core, load), step.at_once)
+                core.spawn(adrive(step.steps, core, load), at_once=step.whose is None)
                 answer = True
             elif isinstance(step, Abandon):
                 assert remote is not None  # as seen above
@@ -292,6 +293,9 @@ async def _aperform(step: Step, backend: AsyncBackend | None, load: Callable[...
     if isinstance(step, Pause):
         await asyncio.sleep(step.seconds)
         return None
+    if isinstance(step, Begin):
+        await _turn()
+        return None
     assert backend is not None  # `adrive` has made sure of it
     assert isinstance(step, Ask)
     asked: Coroutine[Any, Any, Any] = getattr(backend, step.verb)(*step.args)
@@ -304,6 +308,12 @@ async def _aperform(step: Step, backend: AsyncBackend | None, load: Callable[...
         return await asked
     except Exception as error:
         return Failed(error)
+
+
+@coroutine
+def _turn() -> Generator[None, None, None]:
+    """The next turn of the loop, whoever calls: a task that is made of a coroutine that stands here goes on from it."""
+    yield
 
 
 async def _wait(flight: Awaited, seconds: float) -> bool:

@@ -28,10 +28,11 @@ from .envelope import ABSENT, Miss, Outcome, Raised
 from .errors import CacheUnavailable, LoadTimeout, NotCacheableError, TooManyLoads
 from .expiry import Age
 from .flight import NOTHING, Flight
+from .giveback import sweep
 from .health import logger
 from .keeper import Keeper, Kept, chance
 from .limiter import Limiter
-from .steps import Abandon, Ask, Failed, Spawn, Steps, Wait
+from .steps import Abandon, Ask, Begin, Failed, Spawn, Steps, Wait
 
 if TYPE_CHECKING:
     from .backends.beyond import Version
@@ -234,6 +235,10 @@ class FreshReader(Reader):
             raise
         return None
 
+    def _follow(self, visit: Visit, flight: Flight, joined_open: bool) -> Steps:
+        sweep()  # it may be led by what a closed loop has left, and end now
+        return (yield from super()._follow(visit, flight, joined_open))
+
     def _lead(self, visit: Visit, token: Any, flight: Flight) -> Steps:
         lead = super()._lead(visit, token, flight)
         return (yield from self._bounded(visit, flight, lead, Abandon(visit.key, token)))
@@ -252,7 +257,7 @@ class FreshReader(Reader):
             return (yield from steps)
         box: list[Outcome] = []
         try:
-            begun = yield Spawn(_into(box, steps), at_once=True)
+            begun = yield Spawn(self._apart(box, flight, steps, abandon), None)
         except BaseException:  # in a batch, of which other rows were asking for something
             self.core.flights.end(flight)
             if abandon is not None:
@@ -264,6 +269,18 @@ class FreshReader(Reader):
             return self._timed_out(visit)
         # Nothing: its task was cancelled, as all are when their loop ends.
         return box[0] if box else Raised(LoadTimeout(f"{self.keeper.policy.name}: its load was broken off"))
+
+    def _apart(self, box: list[Outcome], flight: Flight, steps: Steps, abandon: Abandon | None) -> Steps:
+        """`_bounded`, in the background."""
+        try:
+            yield Begin()
+        except BaseException:
+            self.core.flights.end(flight)
+            if abandon is not None:
+                yield abandon
+            raise
+        box.append((yield from steps))
+        return None
 
     def _give_up(self, visit: Visit, go_on: Callable[[Visit], Steps]) -> Steps:
         # It has waited for a lease, or for `load_timeout` if that was over first; then only it has been too long.
@@ -285,6 +302,7 @@ class FreshReader(Reader):
             return (yield from super()._load(flight))
         try:
             if not ticket.done:
+                sweep()  # what a closed loop has left would keep its place for ever
                 patience = self.core.lease if limiter.patience is None else limiter.patience
                 # It may have become its turn just as it lost its patience.
                 if not (yield Wait(ticket, patience)) and not ticket.done:
@@ -324,6 +342,7 @@ class FreshReader(Reader):
         """Refresh the entry `seen` in the background, unless somebody in this process is at it."""
         refreshes, lane, now = self.core.refreshes, visit.lane, time.monotonic()
         if refreshes.get(lane, 0.0) > now:
+            sweep()  # if that one's loop was closed under it, the next caller is told to try
             return
         if len(refreshes) > MANY:
             refreshes.clear()  # the claims tell as well, and cost a command
@@ -331,7 +350,7 @@ class FreshReader(Reader):
         steps = self._refresh(visit, seen)
         begun = False
         try:
-            begun = yield Spawn(steps, at_once=False)
+            begun = yield Spawn(steps, self.keeper.policy)
         finally:
             if not begun:
                 steps.close()
@@ -342,6 +361,7 @@ class FreshReader(Reader):
         core = self.core
         pause = RETRY
         try:
+            yield Begin()
             answer = yield Ask("claim", (visit.key, seen, core.lease))
             if type(answer) is Failed:
                 self._failed(answer.error)
@@ -364,8 +384,3 @@ class FreshReader(Reader):
         if not self._troubled:
             self._troubled = True
             logger().warning("%s: %s: %r", self.keeper.policy.name, what, error)
-
-
-def _into(box: list[Outcome], steps: Steps) -> Steps:
-    box.append((yield from steps))
-    return None

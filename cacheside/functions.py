@@ -89,7 +89,8 @@ class Runtime:
         # Weak: the function keeps its runtimes by their homes, as long as those live.
         self.home: weakref.ref[Home] = weakref.ref(home)
         self.core: Core = core
-        self.in_process: bool = core.in_process
+        self.in_process: bool = core.in_process and "outlives" not in core.capabilities
+        """Whether no other process ever sees its keys."""
         self.stores: bool = "stores" in core.capabilities
         if not self.in_process:
             function.keys.check_server()

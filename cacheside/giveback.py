@@ -7,20 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
 from .backends.base import AsyncBackend, Leased
 from .flight import running_loop
+from .health import logger
 
 if TYPE_CHECKING:
     import asyncio
-    from contextvars import Context
 
     from .backends.beyond import AsyncBatching
 
 GIVING_BACK = 0.1  # seconds that a cancelled caller waits at most until the lease it had is released
 
-_background: set[asyncio.Task[Any]] = set()  # asyncio itself keeps only weak references to tasks
+_background: dict[Any, dict[asyncio.Task[Any], tuple[Context, object]]] = {}
+"""By their loops, the tasks that go on by themselves, each with its context and its owner: asyncio itself keeps only
+weak references to tasks. Only the loop touches what is under it; once it is closed, who takes it out."""
+TRIES = 10  # a load that is broken off may await something in its `finally`, and then something else
 
 
 async def lease_or_give_back(backend: AsyncBackend, key: str, asked: Coroutine[Any, Any, Any]) -> Any:
@@ -51,6 +55,8 @@ async def _shielded(give_back: Callable[[Any], Coroutine[Any, Any, None]], asked
     import asyncio
 
     async def work() -> None:
+        if task.get_loop() is not asyncio.get_running_loop():  # that one was closed: the task will never end
+            return
         await asyncio.wait([task])
         if not task.cancelled() and task.exception() is None:
             await give_back(task.result())
@@ -91,11 +97,59 @@ async def given_back(work: Coroutine[Any, Any, None], closing: bool) -> None:
         await asyncio.wait([task], timeout=GIVING_BACK)
 
 
-def spawn(work: Coroutine[Any, Any, Any], context: Context | None = None) -> asyncio.Task[Any]:
-    """A task that goes on by itself; in `context`, or in a copy of the caller's."""
+def spawn(work: Coroutine[Any, Any, Any], context: Context | None = None, owner: object = None) -> asyncio.Task[Any]:
+    """A task that goes on by itself; in `context`, or in a copy of the caller's. See `owned`."""
     import asyncio
 
-    task = asyncio.get_running_loop().create_task(work, context=context)
-    _background.add(task)
-    task.add_done_callback(_background.discard)
+    sweep()
+    loop, context = asyncio.get_running_loop(), context or copy_context()
+    task = loop.create_task(work, context=context)
+    _background.setdefault(loop, {})[task] = context, owner
+    task.add_done_callback(_ended)
     return task
+
+
+def _ended(task: asyncio.Task[Any]) -> None:
+    loop = task.get_loop()
+    tasks = _background[loop]
+    del tasks[task]
+    if not tasks:
+        del _background[loop]
+
+
+def owned(owner: object) -> list[asyncio.Task[Any]]:
+    """The tasks of `owner` that go on in the running loop."""
+    return [task for task, (_, whose) in _background.get(running_loop(), {}).items() if whose is owner]
+
+
+def sweep() -> None:
+    """Break off the tasks of loops that were closed without cancelling them: they would hold on to all they have."""
+    for loop in list(_background):
+        if not loop.is_closed():
+            continue
+        found = _background.pop(loop, {})  # of several threads that come together one gets them
+        left = [(task.get_coro(), context) for task, (context, _) in found.items() if not task.done()]
+        if left:
+            logger().warning(
+                "%d tasks in the background are broken off, since their event loop was closed under them: cancel what "
+                "is left before closing a loop, as asyncio.run does, or call `await cache.aclose()` in it",
+                len(left),
+            )
+        for work, context in left:
+            context.run(_close, work)
+
+
+def _close(work: Any) -> None:
+    from asyncio import CancelledError
+
+    problem: BaseException | None = None
+    for _ in range(TRIES):
+        try:
+            work.close()
+            return
+        except RuntimeError as error:  # it awaits something on its way out, which will never come: it is told again
+            problem = error
+        except (Exception, CancelledError) as error:
+            problem = error
+            break
+    logger().error("a load in the background failed as it was broken off", exc_info=problem)

@@ -95,7 +95,7 @@ class KeyMaker:
         if self.is_default and self._local:
             raise ConfigurationError(
                 f"{self.name} is a lambda, a closure or in __main__: its name does not identify it on a server that "
-                'other processes use; give it a key=, such as key="user:{user_id}"'
+                'other processes use, nor in a snapshot; give it a key=, such as key="user:{user_id}"'
             )
 
     def of_call(self, args: tuple[object, ...], kwargs: dict[str, object], in_process: bool) -> str:

@@ -4,10 +4,13 @@ Plain classes: Python takes ten times as long to make a NamedTuple, and every pr
 """
 
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from .envelope import Outcome
 from .flight import Flight
+
+if TYPE_CHECKING:
+    from .keeper import Policy
 
 
 class Ask:
@@ -62,17 +65,23 @@ class Wait:
         self.seconds: float = seconds
 
 
-class Spawn:
-    """Carry out other steps in the background; the answer is whether there was room for them.
+class Begin:
+    """Wait for the turn of what was spawned. What ends it before it had its turn is thrown in here."""
 
-    `at_once`: somebody waits for them, so there always is.
+    __slots__ = ()
+
+
+class Spawn:
+    """Carry out other steps, of which the first is `Begin`, in the background; the answer is whether there was room.
+
+    `whose`: the function that is refreshed; None: somebody waits for them, so they begin at once.
     """
 
-    __slots__ = ("at_once", "steps")
+    __slots__ = ("steps", "whose")
 
-    def __init__(self, steps: "Steps", at_once: bool) -> None:
+    def __init__(self, steps: "Steps", whose: "Policy | None") -> None:
         self.steps: Steps = steps
-        self.at_once: bool = at_once
+        self.whose: Policy | None = whose
 
 
 class Pause:
@@ -112,5 +121,5 @@ class Failed:
         self.error: Exception = error
 
 
-Step: TypeAlias = Ask | Load | LoadMany | Wait | Pause | Spawn | Abandon | AbandonMany
+Step: TypeAlias = Ask | Load | LoadMany | Wait | Pause | Begin | Spawn | Abandon | AbandonMany
 Steps: TypeAlias = Generator[Step, Any, Outcome]

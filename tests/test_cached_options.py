@@ -363,3 +363,33 @@ def test_mocks_are_cached() -> None:
 
     assert get() is get() is mock
     assert get.cache_info().loads == 1
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "memory",
+        pytest.param("redis_server", marks=pytest.mark.server),
+        pytest.param("memcached_server", marks=pytest.mark.server),
+    ],
+)
+def test_long_tags(request: pytest.FixtureRequest, place: str, namespace: str) -> None:
+    """A tag may be as long as it likes, on every backend, and two that differ in the last character are two tags."""
+    url = "memory://" if place == "memory" else request.getfixturevalue(place).url
+    with Cache(url, namespace=namespace, timeout=20) as cache:
+        loads: list[str] = []
+
+        @cache.cached("row:{row}", tags=("tag:{text}",))
+        def read(row: int, text: str) -> str:
+            loads.append(text[-1])
+            return text[-1]
+
+        for size in (60_000, 70_000):
+            first, second = size * "x" + "1", size * "x" + "2"
+            for _ in range(2):
+                assert (read(size + 1, first), read(size + 2, second)) == ("1", "2")
+            cache.invalidate(tags=[f"tag:{first}"])
+            assert (read(size + 1, first), read(size + 2, second)) == ("1", "2")
+            assert loads == ["1", "2", "1"]
+            loads.clear()
+        assert read.cache_info().errors == 0

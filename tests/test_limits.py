@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 from colours import TIMEOUT, Colour, results, until
-from servers import RedisServer
+from servers import MemcachedServer, RedisServer
 
 from cacheside import Cache, ConfigurationError, LoadTimeout, TooManyLoads, invalidates
 from cacheside.backends.base import Capability
@@ -21,7 +21,7 @@ from cacheside.steps import Ask, Spawn, Wait
 from cacheside.testing import FakeClock, disabled
 
 CALLERS, ROWS, LIMIT = 500, 5_000, 20
-PLACES = ["memory", pytest.param("redis", marks=pytest.mark.server)]
+PLACES = ["memory", *(pytest.param(name, marks=pytest.mark.server) for name in ("redis", "memcached"))]
 
 
 class Store:
@@ -60,7 +60,7 @@ def opened(request: pytest.FixtureRequest, place: str, namespace: str) -> Cache:
     """A cache in this process, or on a server; patient, since the machine may be busy."""
     if place == "memory":
         return Cache("memory://", lease=110)
-    server: RedisServer = request.getfixturevalue("redis_server")
+    server: RedisServer | MemcachedServer = request.getfixturevalue(f"{place}_server")
     return Cache(server.url, namespace=namespace, timeout=60, lease=110)
 
 

@@ -59,28 +59,59 @@ def sync() -> Threads:
 
 
 def test_few_threads(sync: Threads) -> None:
-    """However many values want refreshing, eight threads do it, and they do it all."""
-    rows = Rows(sync, 40)
+    """However many values want refreshing, eight threads do it, four for one function, and they do it all."""
+    several = [Rows(sync, 40) for _ in range(3)]
     before = threading.active_count()
-    assert [rows.read(row) for row in range(40)] == ["old"] * 40
-    until(lambda: rows.running == background.THREADS)
-    assert [rows.read(row) for row in range(40)] == ["old"] * 40
+    for rows in several:
+        assert [rows.read(row) for row in range(40)] == ["old"] * 40
+    until(lambda: sum(rows.running for rows in several) == background.THREADS)
+    for rows in several:
+        assert [rows.read(row) for row in range(40)] == ["old"] * 40
     assert threading.active_count() <= before + background.THREADS
-    rows.value = "new"
-    rows.gate.set()
-    until(lambda: [rows.read(row) for row in range(40)] == ["new"] * 40)
-    assert (rows.most, rows.loads) == (background.THREADS, 40)
+    for rows in several:
+        rows.value = "new"
+        rows.gate.set()
+    for rows in several:
+        until(lambda rows=rows: [rows.read(row) for row in range(40)] == ["new"] * 40)  # type: ignore[misc]
+        assert rows.most <= background.SHARE
+        assert rows.loads == 40
+    until(lambda: not background._workers._lines)
 
 
-def test_no_room(sync: Threads, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where as many refreshes wait as may, the old value is served all the same, and refreshed later."""
+def test_function_that_hangs(sync: Threads, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """A function whose refreshes hang takes nothing from others, and the log says so: once, and only after a while."""
+    monkeypatch.setattr(background, "_workers", background._Workers())
+    hanging, other = Rows(sync, 40), Rows(sync, 40)
+    assert [hanging.read(row) for row in range(40)] == ["old"] * 40
+    until(lambda: hanging.running == background.SHARE)
+    other.value = "new"
+    other.gate.set()
+    until(lambda: [other.read(row) for row in range(40)] == ["new"] * 40)
+    assert (hanging.most, hanging.loads, caplog.records) == (background.SHARE, background.SHARE, [])
+    monkeypatch.setattr(background, "HANGING", 0.0)
+    hanging.cache._core.refreshes.clear()  # as when a lease is over
+    assert [hanging.read(row) for row in range(40)] == ["old"] * 40
+    (record,) = caplog.records
+    assert "hang: 4 are running" in record.getMessage()
+    assert record.getMessage().startswith("colours.Threads.decorate.<locals>.plain: its refreshes are slow")
+    hanging.value = "new"
+    hanging.gate.set()
+    until(lambda: [hanging.read(row) for row in range(40)] == ["new"] * 40)
+
+
+def test_no_room(sync: Threads, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Where as many refreshes of a function wait as may, the old value is served all the same, and refreshed later."""
+    workers = background._Workers()
+    monkeypatch.setattr(background, "_workers", workers)
     monkeypatch.setattr(background, "WAITING", 2)
     rows = Rows(sync, 40)
     rounds = [rows.read(row) for row in range(40)]
-    until(lambda: rounds.extend(map(rows.read, range(40))) or rows.running == background.THREADS)
+    until(lambda: rounds.extend(map(rows.read, range(40))) or rows.running == background.SHARE)
     rounds.extend(map(rows.read, range(40)))
     assert set(rounds) == {"old"}
-    assert len(background._workers._work) <= 2
+    (line,) = workers._lines.values()
+    assert len(line.work) <= 2
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
     rows.value = "new"
     rows.gate.set()
     until(lambda: [rows.read(row) for row in range(40)] == ["new"] * 40)
@@ -100,7 +131,7 @@ def test_no_threads_to_be_had(sync: Threads, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(background, "_start", refuse)
     assert [rows.read(0) for _ in range(3)] == ["old"] * 3
     assert timed(7) == 7
-    assert (rows.loads, len(workers._work), workers._threads) == (0, 0, 0)
+    assert (rows.loads, len(workers._lines), workers._threads) == (0, 0, 0)
 
 
 def test_idle_threads_end(sync: Threads, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -338,6 +338,57 @@ print(len(backend.lookup("k", 60).stored), sorted(set(sys.modules) - before))
     assert run(code, path) == "5 []"
 
 
+# --- keys ---
+
+KEYS = """
+import sys
+from cacheside import Cache, ConfigurationError, InvalidKeyError
+sys.path.insert(0, sys.argv[2])
+import functions_of_a_user as user
+
+cache = Cache("memory://?snapshot=" + sys.argv[1])
+
+def make(which):
+    def read(number):
+        return which
+    return read
+
+def local(which):
+    class Local:
+        name = which
+    return Local
+
+get = cache.cached(user.get)
+found = [get(1), get(user.Color.RED), get.key(1)]
+order = sys.argv[3].split(",")
+for read in [make(which) for which in order] + [lambda number: number]:
+    try:
+        found.append(cache.cached(read)(1))
+    except ConfigurationError as error:
+        found.append("key=" in str(error))
+for which in order:
+    try:
+        found.append(get(local(which)))
+    except InvalidKeyError as error:
+        found.append("key=" in str(error))
+found += [cache.cached("read:" + which + ":{number}")(make(which))(1) for which in order]
+cache.close()
+print(user.loads, *found)
+"""
+
+
+def test_keys_mean_the_same_in_the_next_process(path: Path, tmp_path: Path) -> None:
+    """Functions and classes of the same name, made in another order, never get each other's values: they need a key."""
+    (tmp_path / "functions_of_a_user.py").write_text(
+        "import enum\nColor = enum.Enum('Color', 'RED')\nloads = []\n"
+        "def get(number):\n    loads.append(number)\n    return 'got'\n"
+    )
+    key = "functions_of_a_user:get(1)"
+    refused = " ".join(["True"] * 5)
+    assert run(KEYS, path, tmp_path, "dev,prod") == f"[1, <Color.RED: 1>] got got {key} {refused} dev prod"
+    assert run(KEYS, path, tmp_path, "prod,dev") == f"[] got got {key} {refused} prod dev"
+
+
 # --- consumed ---
 
 CRASH = """
@@ -599,6 +650,40 @@ def test_damaged(path: Path, damage: Callable[[bytes], bytes], why: str) -> None
     fill(backend, "a", "new")
     backend.close()
     assert value(MemoryBackend(snapshot=path), "a") == "new"
+
+
+@pytest.mark.parametrize(
+    ("first", "entry"),
+    [
+        (["x", {}], None),
+        ([float("nan"), {}], None),
+        ([10**400, {}], None),
+        ([1.0, [1]], None),
+        ([1.0, {"%tag:t": 5}], None),
+        ([1.0, {5: b"version"}], None),
+        ([1.0, {}, 1], None),
+        (7, None),
+        ([1.0, {}], ["k", "x", 0, b"a"]),
+        ([1.0, {}], ["k", float("inf"), 0, b"a"]),
+        ([1.0, {}], [5, 10.0, 0, b"a"]),
+        ([1.0, {}], ["k", 10.0, 0, 7]),
+        ([1.0, {}], ["k", 10.0, "a", b"a"]),
+        ([1.0, {}], ["k", 10.0]),
+        ([1.0, {}], ["good", 10.0, 0, b"a"]),
+        ([1.0, {}], "good"),
+    ],
+)
+def test_what_nobody_writes(path: Path, first: Any, entry: Any) -> None:
+    """A file that is whole, and holds something of a wrong type, is told of and taken up in no part."""
+    body = snapfile.MAGIC + bytes([snapfile.FORMAT])
+    for frame in [first, ["good", None, 0, b"a"], *([] if entry is None else [entry])]:
+        data = snapfile._frames.dumps(frame)
+        body += len(data).to_bytes(8, "big") + data
+    path.write_bytes(body + blake2b(body, digest_size=32).digest())
+    backend = MemoryBackend(snapshot=path)
+    with pytest.warns(CacheWarning, match=f"{path} is not used: it is damaged"):
+        assert keys(backend) == []
+    assert (os.listdir(path.parent), backend._tags) == ([], {})
 
 
 def test_foreign_file(path: Path) -> None:

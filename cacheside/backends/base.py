@@ -23,8 +23,9 @@ from collections.abc import Sequence
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 Capability: TypeAlias = Literal[
-    "in_process", "objects", "copies", "clear", "whole_seconds", "stores", "rows", "gives_back", "claims", "batches"
-]
+    "in_process", "objects", "copies", "clear", "whole_seconds", "stores", "rows", "gives_back", "claims", "batches",
+    "outlives",
+]  # fmt: skip
 """What a backend can do beyond the protocol.
 
 in_process     it never waits, holds nothing that another process sees, and async functions may call its plain form
@@ -36,6 +37,7 @@ stores         it keeps what it is given; without it (null) every lookup is know
 gives_back     its awaitable lookup, cancelled, releases by itself what it may have won
 claims         it is a `Claiming` (see `beyond.py`) as well: values can be refreshed while they are served
 batches        it is a `Batching` as well: many keys in one round trip, and tags
+outlives       what it keeps in this process the next one may find: keys have to mean the same there
 rows           functions may find its entries without asking it: it has `attach` and `clock` (see `MemoryBackend`)
 """
 

@@ -43,7 +43,8 @@ class MemoryBackend(Keeping):
         size: gives the bytes of a value. The default goes through all that a value refers to (`sizes.size_of`). Must
             not call cached functions.
         snapshot: the path of a file, in which `close` saves what is here, for the next process. It is taken up, and is
-            gone, as soon as the cache is used; making a cache does not touch it.
+            gone, as soon as the cache is used; making a cache does not touch it. Keys made from the arguments then are
+            as on a server: not for a lambda, a closure or what is in `__main__`, nor from classes without a name.
 
     Raises:
         ConfigurationError: `max_entries` or `max_bytes` is not a positive integer, both are given, `size` without
@@ -82,6 +83,8 @@ class MemoryBackend(Keeping):
         super().__init__(partial(shelf, capacity, policy, weigh, clock), capacity if max_bytes is None else None, clock)
         self._lock = self._new_lock()
         capabilities: set[Capability] = {"in_process", "objects", "clear", "stores", "claims", "batches"}
+        if snapshot is not None:
+            capabilities.add("outlives")
         if copy:
             capabilities.add("copies")
         elif not self._entries.touch and type(self).lookup is MemoryBackend.lookup:

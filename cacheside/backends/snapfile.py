@@ -12,6 +12,7 @@ import contextlib
 import os
 import secrets
 import stat
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
@@ -176,9 +177,30 @@ def _parse(data: bytes) -> Saved:
             place += _LENGTH.size + length
             frames.append(_frames.loads(data[place - length : place]))
         at, tags = frames[0]
-        return Saved(at, tags, [Kept(*frame) for frame in frames[1:]])
+        saved = Saved(at, tags, [Kept(*frame) for frame in frames[1:]])
     except Exception as error:
         raise Unusable(f"it is damaged: {error!r}") from error
+    if not _makes_sense(saved):
+        raise Unusable("it is damaged: it holds what is never written there")
+    return saved
+
+
+def _makes_sense(saved: Saved) -> bool:
+    """Whether everything in it is of its type: a file may be whole, and still be nothing that we have written."""
+    return (
+        _is_number(saved.at)
+        and type(saved.tags) is dict
+        and all(type(tag) is str and type(version) is bytes for tag, version in saved.tags.items())
+        and all(
+            type(key) is str and (left is None or _is_number(left)) and type(hits) is int and type(frozen) is bytes
+            for key, left, hits, frozen in saved.entries
+        )
+        and len({each.key for each in saved.entries}) == len(saved.entries)
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max  # which NaN is not
 
 
 def _beside(path: str) -> str:

@@ -31,7 +31,7 @@ from cacheside import drivers, engine, health, telling
 from cacheside.backends.base import Hit
 from cacheside.envelope import Raised
 from cacheside.errors import CachesideError
-from cacheside.steps import Abandon, AbandonMany, Ask, Failed, Load, LoadMany, Pause, Spawn, Wait
+from cacheside.steps import Abandon, AbandonMany, Ask, Begin, Failed, Load, LoadMany, Pause, Spawn, Wait
 
 from .place import Operation, clock
 
@@ -256,8 +256,9 @@ class Call:
         self._answer = _UNHEARD
         try:
             step = self.context.run(how, what)
-            while isinstance(step, Spawn):
-                self.world.spawn(self, step.steps)
+            while isinstance(step, (Begin, Spawn)):
+                if isinstance(step, Spawn):
+                    self.world.spawn(self, step.steps)
                 step = self.context.run(self._routine.send, True)
             self.step = step
         except StopIteration as end:
