@@ -721,6 +721,23 @@ def test_explicit_transaction(rows: Rows) -> None:
     assert elsewhere(rows.get, 1) == "both"
 
 
+def test_explicit_transaction_around_a_doubtful_write(rows: Rows) -> None:
+    """No value that was rolled back goes in at its end, though the statement does not say plainly that it writes."""
+
+    @rows.cache.updates(rows.get)
+    def update(row: int, name: str) -> str:
+        execute(rows.alias, "/* so */ UPDATE site_rows SET name = %s WHERE id = %s", name, row)
+        return name
+
+    with rows.cache.transaction(), contextlib.suppress(Failed), transaction.atomic(rows.alias):
+        update(1, "never")
+        raise Failed
+    assert elsewhere(rows.get, 1) == "old 1"
+    with transaction.atomic(rows.alias):
+        update(1, "new")
+    assert elsewhere(rows.get, 1) == "new"
+
+
 def test_tags_and_verbs(rows: Rows) -> None:
     """`.invalidate()` and tags inside a block wait as well."""
 

@@ -74,6 +74,10 @@ class Block(Holder):
         """See `Holding.writing`."""
         return self.wrote
 
+    def doubtful(self) -> bool:
+        """See `Holding.doubtful`."""
+        return self.dirty
+
     def require(self, core: Core) -> None:
         """See `Holding.require`."""
         if core.backend is None:
