@@ -43,6 +43,10 @@ class Holder:
         """See `Holding.rollbacks`."""
         return self._rollbacks + sum(parent.rollbacks() for parent in self.parents)
 
+    def doubtful(self) -> bool:
+        """See `Holding.doubtful`."""
+        return False
+
     def changes(self, core: Core, key: str) -> bool:
         """See `Scope.changes`."""
         return key in self._changing.get(core, ())

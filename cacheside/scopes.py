@@ -94,6 +94,10 @@ class Holding(Scope, Protocol):
         """Whether its transaction has written anything so far; True where nobody can say."""
         ...
 
+    def doubtful(self) -> bool:
+        """Whether it may have, though `writing` does not say so."""
+        ...
+
     def hold(self, core: Core, changes: Changes) -> bool:
         """Keep `changes` until it ends. False: it has ended, nothing is kept."""
         ...
@@ -223,7 +227,7 @@ def _whole(changes: Changes, holders: Collection[Holding]) -> dict[int, Changes]
     """
     if len(holders) == 1:
         return {id(each): changes for each in holders}
-    writers = [each for each in holders if each.writing()]
+    writers = [each for each in holders if each.writing() or each.doubtful()]
     updates = {key: change for key, change in changes.items() if change.update is not None}
     return {id(writers[0]): updates} if len(writers) == 1 else {}
 

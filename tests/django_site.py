@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import django
 import pymysql
 from django.conf import settings
-from django.db import connections
+from django.db import connections, transaction
 from servers import HOST, MariaDBServer, PostgresServer
 
 import cacheside
@@ -24,6 +24,9 @@ from cacheside import Cache, scopes
 T = TypeVar("T")
 
 ALIASES = ("sqlite", "mariadb", "postgresql")
+
+savepoint: Callable[[str], str] = getattr(transaction, "savepoint_create", None) or transaction.savepoint
+"""As Django 6.1 calls it."""
 
 
 @contextmanager

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, OperationalError, connections, transaction
-from django_site import ALIASES, Rows, elsewhere, execute, forget_connections
+from django.db import DatabaseError, IntegrityError, OperationalError, connections, transaction
+from django_site import ALIASES, Rows, elsewhere, execute, forget_connections, savepoint
 from psycopg import IsolationLevel
+from psycopg.sql import SQL, Identifier
 
 from cacheside import Cache, ConfigurationError
 
@@ -112,6 +114,190 @@ def test_rollback_to_a_savepoint(tied: bool, rows: Rows) -> None:
     if tied:
         assert rows.cache.stats().rolled_back == 1
         assert rows.cache.stats().invalidations == 1
+
+
+Begin = Callable[[str], contextlib.AbstractContextManager[Any]]
+
+
+@contextlib.contextmanager
+def _autocommit_off(alias: str) -> Iterator[None]:
+    transaction.set_autocommit(False, alias)
+    yield
+    transaction.commit(alias)
+    transaction.set_autocommit(True, alias)
+
+
+BEGINNINGS: list[tuple[str, Begin]] = [
+    *[(alias, transaction.atomic) for alias in ALIASES],
+    ("mariadb", _autocommit_off),  # SQLite has no savepoints then
+    ("postgresql", _autocommit_off),
+]
+
+
+@pytest.mark.parametrize(("alias", "begin"), BEGINNINGS)
+def test_rollback_to_a_savepoint_by_hand(tied: bool, cache: Cache, alias: str, begin: Begin) -> None:
+    """It takes the invalidations, values and guards since the savepoint along, at once, and none from before it."""
+    rows = Rows(alias, cache)
+    execute(alias, "INSERT INTO site_rows VALUES (3, 'old 3')")
+    elsewhere(rows.get, 2)
+    with begin(alias):
+        rows.rename(1, "new")
+        elsewhere(rows.get, 1)
+        sid = savepoint(alias)
+        with transaction.atomic(alias):  # released, into what is rolled back
+            rows.rename(2, "never")
+        rows.update(3, "never")
+        if tied:
+            rows.rename_strictly(2, "never")
+        transaction.savepoint_rollback(sid, alias)
+        assert elsewhere(rows.get, 2) == "old 2"
+        assert rows.filled(2)
+        rows.update(2, "newer")
+    found = [elsewhere(rows.get, row) for row in (1, 2, 3)]
+    assert found == (["new", "newer", "old 3"] if tied else ["old 1", "newer", "never"])
+    if tied:
+        assert (cache.stats().rolled_back, cache.stats().updates) == (3, 1)
+
+
+def test_savepoints_of_one_name(rows: Rows) -> None:
+    """Django may begin to count anew: a rollback goes to the newest savepoint of a name that is not released."""
+    with transaction.atomic(rows.alias):
+        transaction.clean_savepoints(rows.alias)
+        sid = savepoint(rows.alias)
+        rows.update(1, "never")
+        if rows.alias != "mariadb":  # where the older one is gone then
+            transaction.clean_savepoints(rows.alias)
+            assert savepoint(rows.alias) == sid
+            transaction.savepoint_commit(sid, rows.alias)
+        transaction.savepoint_rollback(sid, rows.alias)
+        transaction.savepoint_rollback(sid, rows.alias)
+        assert rows.cache.stats().rolled_back == 1
+    assert elsewhere(rows.get, 1) == "old 1"
+
+
+def test_savepoint_that_outlives_a_write(rows: Rows) -> None:
+    """What was written before a savepoint is not forgotten with it, though it is told after it."""
+
+    @rows.cache.invalidates(rows.get)
+    def rename(row: int, name: str) -> str:
+        rows.write(row, name)
+        return savepoint(rows.alias)
+
+    elsewhere(rows.get, 1), elsewhere(rows.get, 2)
+    with transaction.atomic(rows.alias):
+        sid = rename(1, "new")
+        rows.update(2, "never")
+        transaction.savepoint_rollback(sid, rows.alias)
+    assert [elsewhere(rows.get, 1), elsewhere(rows.get, 2)] == ["new", "old 2"]
+
+
+@pytest.mark.parametrize("statement", ["ROLLBACK TO {}", "/* so */ rollback to savepoint {}"])
+@pytest.mark.parametrize(("alias", "begin"), BEGINNINGS)
+def test_savepoint_by_sql(cache: Cache, alias: str, begin: Begin, statement: str) -> None:
+    """Nobody knows what it rolls back: no value that was held goes in, and all invalidations are told."""
+    rows = Rows(alias, cache)
+    elsewhere(rows.get, 1)
+    with begin(alias):
+        rows.rename(1, "new")
+        execute(alias, "SAVEPOINT mine")
+        rows.update(2, "never")
+        execute(alias, statement.format("mine"))
+    assert [elsewhere(rows.get, 1), elsewhere(rows.get, 2)] == ["new", "old 2"]
+    assert (cache.stats().updates, cache.stats().rolled_back) == (0, 0)
+
+
+def test_savepoint_by_composed_sql(cache: Cache) -> None:
+    """The same for statements of psycopg's that are no text."""
+    rows, name = Rows("postgresql", cache), Identifier("mine")
+    with transaction.atomic(rows.alias), connections[rows.alias].cursor() as cursor:
+        cursor.execute(SQL("SAVEPOINT {}").format(name))
+        rows.update(1, "never")
+        cursor.execute(SQL("ROLLBACK TO {}").format(name))
+    assert elsewhere(rows.get, 1) == "old 1"
+
+
+def _by_block(rows: Rows, write: Callable[[], Any]) -> None:
+    with contextlib.suppress(Failed), transaction.atomic(rows.alias):
+        write()
+        raise Failed
+
+
+def _by_hand(rows: Rows, write: Callable[[], Any]) -> None:
+    sid = savepoint(rows.alias)
+    write()
+    transaction.savepoint_rollback(sid, rows.alias)
+
+
+def _by_sql(rows: Rows, write: Callable[[], Any]) -> None:
+    execute(rows.alias, "SAVEPOINT mine")
+    write()
+    execute(rows.alias, "ROLLBACK TO SAVEPOINT mine")
+
+
+@pytest.mark.parametrize("undone", [_by_block, _by_hand, _by_sql])
+def test_rollback_around_an_explicit_transaction(rows: Rows, undone: Callable[..., None]) -> None:
+    """No value of an update that a `cache.transaction()` block held over the rollback goes in, wherever it began."""
+    elsewhere(rows.get, 1)
+    with transaction.atomic(rows.alias), rows.cache.transaction():
+        undone(rows, lambda: rows.update(1, "never"))
+    assert elsewhere(rows.get, 1) == "old 1"
+    with contextlib.ExitStack() as block, transaction.atomic(rows.alias):
+
+        def write() -> None:
+            block.enter_context(rows.cache.transaction())
+            rows.update(1, "never")
+
+        undone(rows, write)
+        block.close()
+    assert elsewhere(rows.get, 1) == "old 1"
+    assert rows.cache.stats().updates == 0
+
+
+@pytest.mark.parametrize("undone", [_by_block, _by_hand])
+@pytest.mark.parametrize(("alias", "begin"), [*BEGINNINGS, ("sqlite", _autocommit_off)])
+def test_value_from_before_a_savepoint(cache: Cache, alias: str, begin: Begin, undone: Callable[..., None]) -> None:
+    """It goes in after the commit, though there was a rollback to the savepoint; or to none, where there are none."""
+    rows = Rows(alias, cache)
+    with begin(alias):
+        rows.update(1, "new")
+        undone(rows, lambda: None)
+    assert cache.stats().updates == 1
+    assert rows.filled(1)
+
+
+def test_statement_that_rolls_back_all(cache: Cache) -> None:
+    """A statement that fails may have rolled back the transaction: no value that was held before goes in."""
+    rows = Rows("sqlite", cache)
+    with transaction.atomic(rows.alias):
+        rows.update(1, "never")
+        with pytest.raises(IntegrityError):
+            execute(rows.alias, "INSERT OR ROLLBACK INTO site_rows VALUES (1, 'again')")
+        rows.rename(2, "new")
+    assert [elsewhere(rows.get, 1), elsewhere(rows.get, 2)] == ["old 1", "new"]
+
+
+def test_deadlock(cache: Cache) -> None:
+    """So it is on MariaDB: the victim of a deadlock has lost what it wrote before, and may go on."""
+    rows = Rows("mariadb", cache)
+    others = threading.Event()
+
+    def against() -> None:
+        with transaction.atomic(rows.alias):
+            for number in range(10, 20):  # who has written less is the victim
+                execute(rows.alias, "INSERT INTO site_rows VALUES (%s, 'more')", number)
+            rows.write(2, "other")
+            others.set()
+            rows.write(1, "other")
+
+    thread = threading.Thread(target=elsewhere, args=(against,))
+    with transaction.atomic(rows.alias):
+        rows.update(1, "never")
+        thread.start()
+        assert others.wait(10)
+        with pytest.raises(OperationalError, match="Deadlock"):
+            rows.write(2, "never")
+        thread.join()
+    assert elsewhere(rows.get, 1) == "other"
 
 
 def test_released_savepoint(rows: Rows) -> None:
@@ -346,6 +532,28 @@ def test_async_only_cache_around(rows: Rows, monkeypatch: pytest.MonkeyPatch) ->
     assert elsewhere(rows.get, 1) == "new"
 
 
+def test_block_of_another_context(tied: bool, rows: Rows) -> None:
+    """The same in a block that began in another context of its thread, while no key is held."""
+    block, context = transaction.atomic(rows.alias), contextvars.copy_context()
+    context.run(block.__enter__)
+    rows.write(1, "never")
+    assert rows.held() == {}
+    assert rows.get(1) == "never"
+    transaction.set_rollback(True, rows.alias)
+    context.run(block.__exit__, None, None, None)
+    assert elsewhere(rows.get, 1) == ("old 1" if tied else "never")
+
+
+def test_value_set_inside(tied: bool, rows: Rows) -> None:
+    """`.set()` refuses a value in a block that has written: it may be the one that is rolled back."""
+    with transaction.atomic(rows.alias):
+        rows.write(1, "never")
+        assert rows.get.set("never", 1) is not tied
+        transaction.set_rollback(True, rows.alias)
+    assert elsewhere(rows.get, 1) == ("old 1" if tied else "never")
+    assert rows.get.set("old 1", 1) is True
+
+
 def test_read_committed(rows: Rows) -> None:
     """By default PostgreSQL and MariaDB read what is committed, and calls inside a transaction fill the cache."""
     with transaction.atomic(rows.alias):
@@ -440,8 +648,7 @@ def test_autocommit_turned_off(rows: Rows) -> None:
     transaction.commit(rows.alias)
     assert elsewhere(rows.get, 1) == "second"
     rows.rename(1, "third")
-    savepoint = getattr(transaction, "savepoint_create", None) or transaction.savepoint  # as Django 6.1 calls it
-    transaction.savepoint_rollback(savepoint(rows.alias), rows.alias)  # Django knows of none by hand
+    transaction.savepoint_rollback(savepoint(rows.alias), rows.alias)
     transaction.commit(rows.alias)
     assert elsewhere(rows.get, 1) == "third"
     transaction.set_autocommit(True, rows.alias)
@@ -512,6 +719,23 @@ def test_explicit_transaction(rows: Rows) -> None:
         rows.rename(1, "both")
         block.rollback()  # a mistake: it is committed all the same
     assert elsewhere(rows.get, 1) == "both"
+
+
+def test_explicit_transaction_around_a_doubtful_write(rows: Rows) -> None:
+    """No value that was rolled back goes in at its end, though the statement does not say plainly that it writes."""
+
+    @rows.cache.updates(rows.get)
+    def update(row: int, name: str) -> str:
+        execute(rows.alias, "/* so */ UPDATE site_rows SET name = %s WHERE id = %s", name, row)
+        return name
+
+    with rows.cache.transaction(), contextlib.suppress(Failed), transaction.atomic(rows.alias):
+        update(1, "never")
+        raise Failed
+    assert elsewhere(rows.get, 1) == "old 1"
+    with transaction.atomic(rows.alias):
+        update(1, "new")
+    assert elsewhere(rows.get, 1) == "new"
 
 
 def test_tags_and_verbs(rows: Rows) -> None:

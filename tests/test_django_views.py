@@ -17,7 +17,7 @@ from django.db import connections, transaction
 from django.http import HttpRequest, HttpResponse
 from django.test import AsyncClient, Client, TestCase, override_settings
 from django.urls import path
-from django_site import Rows, elsewhere, execute, forget_connections
+from django_site import Rows, elsewhere, execute, forget_connections, savepoint
 
 import cacheside
 from cacheside import Cache
@@ -191,9 +191,18 @@ def test_tests_that_never_commit(rows: Rows) -> None:
             assert rows.get(1) == "new"
             assert not rows.filled(1)  # with what is never committed
 
+        def test_savepoint_by_hand(self) -> None:
+            told = rows.cache.stats().invalidations
+            with self.captureOnCommitCallbacks(using=ALIAS, execute=True) as callbacks:
+                sid = savepoint(ALIAS)
+                rows.rename(1, "never")
+                transaction.savepoint_rollback(sid, ALIAS)
+            assert len(callbacks) == 1  # Django does not know what belongs to such a savepoint
+            assert rows.cache.stats().invalidations == told
+
     result = unittest.TestResult()
     unittest.defaultTestLoader.loadTestsFromTestCase(Some).run(result)
-    assert (result.testsRun, result.failures, result.errors) == (2, [], [])
+    assert (result.testsRun, result.failures, result.errors) == (3, [], [])
     assert elsewhere(rows.get, 1) == "old 1"
 
 

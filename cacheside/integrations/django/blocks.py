@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from ... import scopes, telling
 from ...core import Core
 from ...errors import ConfigurationError
 from ...health import logger
 from ...holders import Holder
-from ...scopes import Change, Changes, Delivery, deliveries
+from ...scopes import Change, Changes, Delivery, Scope, deliveries
 from ...writes import Write
 
 
 class Held:
     """One invalidation that waits for the commit."""
 
-    def __init__(self, block: Block, core: Core, changes: Changes) -> None:
+    def __init__(self, block: Block, number: int, core: Core, changes: Changes) -> None:
         self._block = block
+        self.number: int = number
+        """How many there were in the block before it."""
         self.core: Core = core
         self.changes: Changes = changes
-        self.registered: bool = False
-        """Whether Django has it for `on_commit`."""
 
     def deliver(self) -> None:
-        """Called by Django: after the commit, when it has been delivered already; or in a test that never commits."""
+        """Called by Django: after the commit, when it is not held any more; or in a test that never commits."""
         self._block.deliver([self])
+
+
+class Savepoint(NamedTuple):
+    """One that has not been released."""
+
+    sid: str
+    number: int
+    """How many invalidations there had been in the block."""
+    around: list[Scope]
+    """What was open around it, and so may tell later of what was written before."""
 
 
 class Block(Holder):
@@ -53,6 +63,8 @@ class Block(Holder):
         """See `Holder.after_fork`."""
         super().after_fork()
         self._held: dict[Held, None] = {}
+        self._number = 0
+        self._savepoints: list[Savepoint] = []
 
     def changes(self, core: Core, key: str) -> bool:
         """See `Scope.changes`. Any key, if anything that is read in it may be what no cache should have."""
@@ -61,6 +73,10 @@ class Block(Holder):
     def writing(self) -> bool:
         """See `Holding.writing`."""
         return self.wrote
+
+    def doubtful(self) -> bool:
+        """See `Holding.doubtful`."""
+        return self.dirty
 
     def require(self, core: Core) -> None:
         """See `Holding.require`."""
@@ -72,13 +88,13 @@ class Block(Holder):
     def hold(self, core: Core, changes: Changes) -> bool:
         """See `Holding.hold`."""
         self.touch(core, changes)
-        held = Held(self, core, changes)
         with self._lock:
             if not self._taking:
                 return False
+            held = Held(self, self._number, core, changes)
+            self._number += 1
             if self._connection.in_atomic_block:  # else autocommit was turned off by hand, and Django takes none
                 self._connection.on_commit(held.deliver, robust=True)
-                held.registered = True
             self._held[held] = None
             core.book.held += len(changes)
         return True
@@ -95,10 +111,41 @@ class Block(Holder):
         """The keys of one cache that are held now, as its backend knows them."""
         return list({key: None for each in list(self._held) if each.core is core for key in each.changes})
 
-    def sweep(self) -> None:
-        """There was a rollback to a savepoint: forget what Django has forgotten."""
-        left = {id(getattr(hook, "__self__", None)) for _, hook, _ in self._connection.run_on_commit}
-        self._forget([each for each in list(self._held) if each.registered and id(each) not in left])
+    def savepoint(self, sid: str) -> None:
+        """A savepoint was made, for an inner block or by hand."""
+        self._savepoints.append(Savepoint(sid, self._number, scopes.around()))
+
+    def release(self, sid: str) -> None:
+        """The newest savepoint of this name was released."""
+        place = self._find(sid)
+        if place is not None:
+            del self._savepoints[place]
+
+    def roll_back_to(self, sid: str) -> None:
+        """There was a rollback to a savepoint: forget what was held since.
+
+        What was open around it and has ended since may have told of what was written before. Then all invalidations
+        stay, and no value goes in; as with a savepoint that nobody knows.
+        """
+        place = self._find(sid)
+        if place is None or not all(each.open for each in self._savepoints[place].around):
+            return self.doubt()
+        with self._lock:
+            self._rollbacks += 1
+            since = [each for each in self._held if each.number >= self._savepoints[place].number]
+        return self._forget(since)
+
+    def doubt(self) -> None:
+        """What was written in it so far may have been rolled back: no value that was held goes in."""
+        with self._lock:
+            self._rollbacks += 1
+            for each in self._held:
+                each.changes = scopes.without_values(each.changes)
+
+    def _find(self, sid: str) -> int | None:
+        """The place of the newest savepoint of this name: there are several after `clean_savepoints`."""
+        places = reversed(range(len(self._savepoints)))
+        return next((place for place in places if self._savepoints[place].sid == sid), None)
 
     def end(self, real: bool, certain: bool) -> None:
         """The transaction is over.

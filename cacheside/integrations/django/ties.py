@@ -1,6 +1,6 @@
 """Ties invalidations to the transactions of Django's connections.
 
-Django tells of a commit (`on_commit`), but of no beginning and no rollback, so a *tie* stands before five methods of
+Django tells of a commit (`on_commit`), but of no beginning and no rollback, so a *tie* stands before seven methods of
 each connection, on the instance, from the moment it is connected. From them it knows when a `Block` begins, what was
 rolled back, and when the commit is done: the cache is told then, before any `on_commit` hook of the application runs,
 so that a task that such a hook starts elsewhere finds nothing old. Each invalidation is registered with `on_commit` as
@@ -37,15 +37,20 @@ class Tie:
         self._connection = connection
         self._block: Block | None = None
         self._old = False
+        self._undoing = False  # in `savepoint_rollback`
         self._records = Records(connection)
         self._commit: Callable[[], None] = connection.commit
         self._rollback: Callable[[], None] = connection.rollback
         self._close: Callable[[], None] = connection.close
-        self._savepoint_rollback: Callable[[str], None] = connection.savepoint_rollback
+        self._savepoint: Callable[[], str | None] = connection.savepoint
+        self._savepoint_commit: Callable[[str | None], None] = connection.savepoint_commit
+        self._savepoint_rollback: Callable[[str | None], None] = connection.savepoint_rollback
         self._set_autocommit: Callable[..., None] = connection.set_autocommit
         connection.commit = self.commit
         connection.rollback = self.rollback
         connection.close = self.close
+        connection.savepoint = self.savepoint
+        connection.savepoint_commit = self.savepoint_commit
         connection.savepoint_rollback = self.savepoint_rollback
         connection.set_autocommit = self.set_autocommit
         # The first, as `connection.execute_wrapper` takes away the last, and may have been entered already.
@@ -115,34 +120,59 @@ class Tie:
             if self._connection.connection is None or self._connection.closed_in_transaction:
                 self._end(real=False)
 
-    def savepoint_rollback(self, sid: str) -> None:
+    def savepoint(self) -> str | None:
+        """Make a savepoint, and note what is held before it."""
+        sid = self._savepoint()
+        block = self.block()
+        if sid is not None and block is not None:
+            block.savepoint(sid)
+        return sid
+
+    def savepoint_commit(self, sid: str | None) -> None:
+        """Release a savepoint."""
+        self._savepoint_commit(sid)
+        if sid is not None and self._block is not None:
+            self._block.release(sid)
+
+    def savepoint_rollback(self, sid: str | None) -> None:
         """Roll back to a savepoint, and forget what was held since."""
-        self._savepoint_rollback(sid)
-        if self._block is not None:
-            self._block.sweep()
+        self._undoing = True
+        try:
+            self._savepoint_rollback(sid)
+        finally:
+            self._undoing = False
+        if sid is not None and self._block is not None:  # as where the database has none, or SQLite outside of `atomic`
+            self._block.roll_back_to(sid)
 
     def execute(self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
         """See `connection.execute_wrapper`: notes whether the block writes, or something is committed without one.
 
         What is doubtful counts as no write of the block, and as a commit without one: the worst of it is that the cache
-        is told once more than it need be.
+        is told once more than it need be. A rollback by SQL does not say of which writes, and a statement that fails
+        may have rolled back all of them (a deadlock on MySQL): then no value that is held goes in.
         """
         found = _WORD.match(sql) if isinstance(sql, str) else None
         word = "" if found is None else found[1].upper()
         block = self.block()
-        if word in _READS:
-            if word in ("SET", "PRAGMA") and _makes_old(sql.upper()):
-                self._old = True
-                if block is not None:
-                    block.old = True
-            return execute(sql, params, many, context)
+        if word in ("SET", "PRAGMA") and _makes_old(sql.upper()):
+            self._old = True
+            if block is not None:
+                block.old = True
         if block is None:
-            scopes.committed()
+            if word not in _READS:
+                scopes.committed()
             return execute(sql, params, many, context)
-        block.dirty = True
-        answer = execute(sql, params, many, context)
+        if word not in _READS:
+            block.dirty = True
+        try:
+            answer = execute(sql, params, many, context)
+        except BaseException:
+            block.doubt()
+            raise
         if word in _WRITES:
             block.wrote = True
+        elif not self._undoing and _rolls_back(word, sql):
+            block.doubt()
         return answer
 
     def _record(self, block: Block) -> None:
@@ -167,6 +197,11 @@ def _reads_old(connection: Any) -> bool:
 def _makes_old(sql: str) -> bool:
     """Whether a statement, in capitals, makes transactions read from a snapshot."""
     return ("ISOLATION" in sql and "READ COMMITTED" not in sql) or ("JOURNAL_MODE" in sql and "WAL" in sql)
+
+
+def _rolls_back(word: str, sql: Any) -> bool:
+    """Whether a statement, which begins with `word` if that can be told, may roll back what was written before it."""
+    return word == "ROLLBACK" or (word not in _READS and "ROLLBACK" in repr(sql).upper())
 
 
 def tie(connection: Any) -> None:
