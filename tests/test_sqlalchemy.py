@@ -672,6 +672,19 @@ def test_updates_beside_a_savepoint_of_the_session(bound: SqlShop) -> None:
     assert (bound.cache.stats().updates, bound.loads) == (1, 1)
 
 
+def test_updates_before_a_statement_that_fails(small: SqlShop) -> None:
+    """A database may roll back the transaction with a statement that fails; a session that goes on puts no value in."""
+    rename = small.cache.updates(small.get)(small.rename.__wrapped__)
+    with small.sessions() as session:
+        rename(session, 1, "never")
+        with pytest.raises(IntegrityError):
+            session.execute(text("INSERT OR ROLLBACK INTO users (id, name) VALUES (1, 'twice')"))
+        rename(session, 2, "new")
+        session.commit()
+    assert (small.seen(1), small.seen(2)) == ("old", "new")
+    assert (small.cache.stats().updates, small.loads) == (1, 1)
+
+
 def test_updates_of_one_of_two_sessions(small: SqlShop) -> None:
     """The value of an update goes in at the commit of its own session, though another one has begun around it."""
     rename = small.cache.updates(small.get)(small.rename.__wrapped__)

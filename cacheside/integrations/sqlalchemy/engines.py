@@ -14,7 +14,7 @@ import re
 import weakref
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Engine, NestedTransaction, event
+from sqlalchemy import Connection, Engine, ExceptionContext, NestedTransaction, event
 
 from ...flight import Flight, loading
 from ...health import logger
@@ -87,6 +87,7 @@ def watch(connection: Connection, transaction: Watched, nested: bool) -> None:
         event.listen(engine, "commit", _commit)
         event.listen(engine, "commit_twophase", _commit)
         event.listen(engine, "rollback_savepoint", _roll_back_to)
+        event.listen(engine, "handle_error", _failed)
 
 
 def _execute(connection: Connection, cursor: Any, statement: str, *rest: object) -> None:
@@ -145,4 +146,11 @@ def _roll_back_to(connection: Connection, name: str, context: object) -> None:
     if connection.get_nested_transaction() in _own:  # its session tells of it; the statement comes next
         _undoing[connection] = name
     else:
+        transaction.doubt()
+
+
+def _failed(context: ExceptionContext) -> None:
+    # A database may have rolled back the whole transaction (MariaDB after a deadlock), and goes on in a new one.
+    transaction = None if context.connection is None else _watched.get(context.connection)
+    if transaction is not None:
         transaction.doubt()
