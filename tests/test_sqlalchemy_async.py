@@ -338,6 +338,39 @@ def test_cancelled_in_the_commit(bound: AsyncShop, monkeypatch: pytest.MonkeyPat
     run(bound, scenario)
 
 
+@pytest.mark.parametrize("commits", [True, False])
+def test_cancelled_after_the_end(bound: AsyncShop, commits: bool) -> None:
+    """A task that is cancelled while its session gives the connection back: SQLAlchemy tells no end, its own does."""
+
+    async def scenario(shop: AsyncShop) -> None:
+        kept = []  # as by a greenlet that is never resumed: the session is not collected
+
+        def cancel(*details: object) -> None:
+            raise asyncio.CancelledError
+
+        async def work() -> None:
+            async with shop.asessions() as session:
+                kept.append(session)
+                await shop.arename(session, 1, "new")
+                pool = session.get_bind().pool
+                event.listen(pool, "reset", cancel)
+                try:
+                    await (session.commit() if commits else session.rollback())
+                finally:
+                    event.remove(pool, "reset", cancel)
+
+        assert await shop.aseen() == "old"
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.create_task(work())
+        await asyncio.sleep(0)
+        async with shop.asessions() as session:
+            assert await shop.aget_by(session, 1) == ("new" if commits else "old")
+        assert await shop.aseen() == ("new" if commits else "old")
+        assert shop.acache.stats().pending == 0
+
+    run(bound, scenario)
+
+
 @pytest.mark.server
 @pytest.mark.parametrize("place", [("postgresql", "redis")], indirect=True, ids=str)
 def test_cancelled_in_the_delivery(bound: AsyncShop, monkeypatch: pytest.MonkeyPatch) -> None:

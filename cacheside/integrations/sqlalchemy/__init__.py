@@ -4,6 +4,7 @@ A transaction of a session, and each savepoint in it, is a `Transaction`, as a `
 
 - `binding.py`: what is bound to what, and to which events of a session its handlers listen.
 - `ties.py`: the open transaction of one session: its savepoints, what is held, and how it ends.
+- `tasks.py`: the tasks that work in it, at whose end it is looked at whether it is over.
 - `engines.py`: what is done on its connections: whether it wrote, a commit was tried, or a part rolled back.
 - `rows.py`: from rows that were written to keys.
 - `finding.py`: the sessions among the arguments of a call.

@@ -203,8 +203,7 @@ def _committing(session: Session) -> None:
 
 def _committed(session: Session) -> None:
     if tie := ties.get(session):
-        tie.preparing -= 1
-        tie.innermost().done = True
+        tie.committed()
 
 
 def _rolled_back(session: Session, transaction: SessionTransaction) -> None:

@@ -11,7 +11,6 @@ it or passes it to a decorated function. Sessions do not nest: none is the paren
 from __future__ import annotations
 
 import contextlib
-import sys
 import weakref
 from collections import deque
 from collections.abc import Collection
@@ -29,6 +28,7 @@ from ...scopes import Change
 from ...transactions import Transaction
 from ...writes import Write
 from .engines import watch
+from .tasks import Tasks, in_greenlet
 
 if TYPE_CHECKING:
     from ...outbox import Outbox
@@ -110,6 +110,7 @@ class Tie:
         self._engine: Engine | None = None  # where the outbox is
         self._recorded: set[tuple[Core, str]] = set()
         self._rows: dict[Outbox, dict[str, Collection[str]]] = {}  # in each outbox, by their ids with their keys
+        self._tasks = Tasks(self._task_ended)
         self._gone = weakref.finalize(session, _abandon, self)
         self._gone.atexit = False
 
@@ -139,6 +140,7 @@ class Tie:
 
     def connected(self, connection: Connection, nested: bool) -> None:
         """It uses `connection`, `nested`: in a savepoint."""
+        self._tasks.add()
         if self._connection is None:
             self._connection = weakref.ref(connection)
         for level in self._levels.values():
@@ -197,8 +199,7 @@ class Tie:
                 del self._levels[id(transaction)]
             self.prepare(session)  # if it was committed as a part of a commit around it
             return
-        del ties[session]
-        self._gone.detach()
+        self._over(session)
         level.real = self.tried
         _finish(level, level.done, rolled_back=not (level.done or self.tried))
         if level.done and self.tried:
@@ -214,14 +215,31 @@ class Tie:
                 except Exception as error:
                     outbox.left_behind(repr(error))
 
+    def committed(self) -> None:
+        """The transaction, or the innermost savepoint."""
+        self.preparing -= 1
+        self.innermost().done = True
+        self._tasks.add()
+
+    def _task_ended(self) -> None:
+        session = self._session()
+        if session is not None and ties.get(session) is self:
+            transaction = session.get_transaction()
+            if transaction is None or not self.knows(transaction):
+                self.lost(session)
+
+    def _over(self, session: Session) -> None:
+        del ties[session]
+        self._gone.detach()
+        self._tasks.forget()
+
     def knows(self, transaction: SessionTransaction) -> bool:
         """Whether it is the tie of this outermost transaction."""
         return self._root is not None and self._root() is transaction
 
     def lost(self, session: Session) -> None:
         """Its session is in another transaction: the end of this one was not told, as its connection was lost."""
-        del ties[session]
-        self._gone.detach()
+        self._over(session)
         self.abandoned()
 
     def abandoned(self) -> None:
@@ -260,7 +278,7 @@ def _blocks() -> list[Any]:
 
 
 def _finish(level: Level, certain: bool, rolled_back: bool) -> None:
-    if "greenlet" in sys.modules and concurrency.in_greenlet():  # else it is no AsyncSession that calls
+    if in_greenlet():
         concurrency.await_only(level.afinish(rolled_back, certain))
     else:
         level.finish(rolled_back, certain)
