@@ -40,12 +40,18 @@ PROOFS = (
 KINDS_OF_SERVERS = (  # the conformance suite on what differs from one Redis or memcached by its server, not its Python
     "TestMemcachedRing", "TestRedisClients", "TestRedisCluster", "TestRedisScripts", "TestRedisSentinel", "TestValkey",
 )  # fmt: skip
+LONG_FIRST = (  # of several at once: else one worker is at these when the others have nothing left to do
+    "test_interleavings", "test_benchmarks", "test_mutations", "test_relay", "test_redis_cluster", "test_demo",
+    "test_redis_sentinel", "test_redis_clients", "test_typing", "test_fork", "test_many", "test_model",
+    "test_conformance",
+)  # fmt: skip
 ALONE = ("test_check", "test_faults", "test_outage", "test_processes", "test_races")
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
-    """Mark what uses a server, what proves a protocol, and what must have the machine to itself."""
+    """Mark what uses a server, what proves a protocol, what must have the machine to itself; the long ones first."""
+    items.sort(key=lambda item: not item.path.name.startswith(LONG_FIRST))
     for item in items:
         if item.path.name.startswith(PROOFS) or (item.cls is not None and item.cls.__name__ in KINDS_OF_SERVERS):
             item.add_marker(pytest.mark.proof)

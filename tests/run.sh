@@ -142,7 +142,7 @@ run_tests() {
 }
 
 workers=$("${pythons[0]}" -c 'import os; print(min(8, 2 * (os.cpu_count() or 1)))')
-together=(-n "$workers" --dist loadscope)
+together=(-n "$workers" --dist loadscope --no-loadscope-reorder) # in the order that conftest.py gives them
 for index in "${!found[@]}"; do
     version=${found[index]}
     echo "== Python $version: $("${pythons[index]}" -V), ${pythons[index]}"
