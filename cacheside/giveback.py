@@ -129,6 +129,10 @@ def sweep() -> None:
             continue
         found = _background.pop(loop, {})  # of several threads that come together one gets them
         left = [(task.get_coro(), context) for task, (context, _) in found.items() if not task.done()]
+        for task in found:
+            told: Any = task
+            with suppress(AttributeError):  # a task of another kind
+                told._log_destroy_pending = False  # asyncio's own: else it tells once more, when the task is collected
         if left:
             logger().warning(
                 "%d tasks in the background are broken off, since their event loop was closed under them: cancel what "
