@@ -102,7 +102,8 @@ def spawn(work: Coroutine[Any, Any, Any], context: Context | None = None, owner:
     import asyncio
 
     sweep()
-    loop, context = asyncio.get_running_loop(), context or copy_context()
+    loop = asyncio.get_running_loop()
+    context = copy_context() if context is None else context  # an empty one is false
     task = loop.create_task(work, context=context)
     _background.setdefault(loop, {})[task] = context, owner
     task.add_done_callback(_ended)

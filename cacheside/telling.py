@@ -40,8 +40,7 @@ def deliver(deliveries: Iterable[Delivery]) -> list[Exception]:
             finish(core, plan, updates, stale)
         except Exception as failure:  # the other caches have to be told all the same
             failures.append(failure)
-            if left_out := {key: mark for key, mark in plan.items() if not core.pending.blocks(key)}:
-                core.undelivered(left_out)  # there is no client of this colour
+            _keep(core, plan)
         except BaseException:
             postpone(left)
             raise
@@ -59,13 +58,18 @@ async def adeliver(deliveries: Iterable[Delivery]) -> list[Exception]:
             await afinish(core, plan, updates, stale)
         except Exception as failure:
             failures.append(failure)
-            if left_out := {key: mark for key, mark in plan.items() if not core.pending.blocks(key)}:
-                core.undelivered(left_out)  # there is no client of this colour
+            _keep(core, plan)
         except BaseException:  # cancelled, or Ctrl-C
             postpone(left)
             raise
         left.pop(0)
     return failures
+
+
+def _keep(core: Core, plan: Plan) -> None:
+    # There is no client of this colour: what was not pending before is so now.
+    if left_out := {key: mark for key, mark in plan.items() if not core.pending.blocks(key)}:
+        core.undelivered(left_out)
 
 
 def postpone(deliveries: Iterable[Delivery]) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from . import scopes
 from .backends.base import Hit, Stale
 from .core import Update
 from .engine import Reader
@@ -44,7 +43,7 @@ def put(reader: Reader, key: str, tags: Sequence[str], value: Any) -> Steps:
     refused. What is left is a write that was over before the guard, and that `value` does not know of.
     """
     core, keeper = reader.core, reader.keeper
-    if core.held.meanwhile(core, (key, *tags), scopes.around()):  # `value` may not be committed
+    if core.held.meanwhile(core, (key, *tags), ()):  # `value` may not be committed
         return False
     stamps: tuple[tuple[str, bytes], ...] = ()
     if tags:

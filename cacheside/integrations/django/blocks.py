@@ -158,22 +158,21 @@ class Block(Holder):
             self._taking = False
         try:
             if real:
+                if not certain:
+                    self.doubt()
                 scopes.committed()
-                self.deliver(list(self._held), certain)
+                self.deliver(list(self._held))
             else:
                 self._forget(list(self._held))
             _tell(self._marks_left())
         finally:
             self.over()
 
-    def deliver(self, some: Iterable[Held], certain: bool = True) -> None:
+    def deliver(self, some: Iterable[Held]) -> None:
         """Tell the caches what is held of `some`, in one go. It raises nothing: the write is done."""
         together: dict[Core, dict[str, Change]] = {}
         for held in self._take(some):
-            changes = held.changes
-            if not certain:
-                changes = scopes.without_values(changes)
-            scopes.add(changes, to=together.setdefault(held.core, {}))
+            scopes.add(held.changes, to=together.setdefault(held.core, {}))
         _tell([each for core, changes in together.items() for each in deliveries(core, changes)])
 
     def _forget(self, some: Iterable[Held]) -> None:

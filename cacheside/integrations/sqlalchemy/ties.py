@@ -194,14 +194,14 @@ class Tie:
             return
         if len(self._levels) > 1:
             try:
-                _finish(level, level.done, rolled_back=not level.done)
+                _finish(level, rolled_back=not level.done)
             finally:
                 del self._levels[id(transaction)]
             self.prepare(session)  # if it was committed as a part of a commit around it
             return
         self._over(session)
         level.real = self.tried
-        _finish(level, level.done, rolled_back=not (level.done or self.tried))
+        _finish(level, rolled_back=not (level.done or self.tried))
         if level.done and self.tried:
             self._delete_rows()
 
@@ -277,11 +277,11 @@ def _blocks() -> list[Any]:
     return [each for each in blocks if id(each) not in outer]
 
 
-def _finish(level: Level, certain: bool, rolled_back: bool) -> None:
+def _finish(level: Level, rolled_back: bool) -> None:
     if in_greenlet():
-        concurrency.await_only(level.afinish(rolled_back, certain))
+        concurrency.await_only(level.afinish(rolled_back, level.done))
     else:
-        level.finish(rolled_back, certain)
+        level.finish(rolled_back, level.done)
 
 
 def hold(tie: Tie, core: Core, keys: Collection[str]) -> None:
