@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -190,6 +191,14 @@ def test_aclose_leaves_other_loops_alone() -> None:
     released.set()
     thread.join(TIMEOUT)
     assert found == ["new"]
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """What a test has left in closed loops is collected in it, since asyncio tells of it in the log."""
+    yield
+    giveback.sweep()
+    gc.collect()
 
 
 def closed_under(work: Any) -> None:
